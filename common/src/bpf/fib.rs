@@ -1,0 +1,97 @@
+//! Where the kernel's own routing would send a packet (`bpf_fib_lookup`).
+
+use super::maps;
+use crate::{
+    flow::{Address, Family},
+    maps::{IfaceEntry, role},
+    parse::Parsed,
+};
+
+/// `struct bpf_fib_lookup` (`include/uapi/linux/bpf.h`).
+#[repr(C, align(8))]
+pub struct FibLookup {
+    family: u8,
+    l4_protocol: u8,
+    sport: [u8; 2],
+    dport: [u8; 2],
+    tot_len: u16,
+    ifindex: u32,
+    tos: u32,
+    src: [u8; 16],
+    dst: [u8; 16],
+    vlan: u32,
+    smac: [u8; 6],
+    dmac: [u8; 6],
+}
+
+const _: () = assert!(size_of::<FibLookup>() == 64);
+
+/// BPF_FIB_LKUP_RET_SUCCESS
+const SUCCESS: i64 = 0;
+/// BPF_FIB_LKUP_RET_NOT_FWDED: for this host, broadcast or multicast.
+const NOT_FORWARDED: i64 = 4;
+/// BPF_FIB_LKUP_RET_NO_NEIGH: routed, MAC unknown.
+const NO_NEIGH: i64 = 7;
+
+/// Where a packet goes.
+pub enum Route {
+    /// To this host itself.
+    Local,
+    /// To an app of this node; the MAC is known where the neighbour is resolved.
+    App {
+        /// The app's device.
+        iface: &'static IfaceEntry,
+        /// The app's MAC.
+        dmac: Option<[u8; 6]>,
+    },
+    /// Elsewhere, or nowhere.
+    Away,
+}
+
+/// What only a hook can do: call the helper with its context.
+pub trait Host {
+    /// `bpf_fib_lookup(ctx, params, size, 0)`.
+    fn fib_lookup(&self, params: *mut FibLookup, size: u32) -> i64;
+    /// The device the packet came from, or 0 where this host made it.
+    fn arrived_on(&self) -> u32;
+    /// CLOCK_MONOTONIC, coarse.
+    fn now_ns(&self) -> u64;
+}
+
+/// Asks the kernel for the way of a packet that arrived on `ifindex`.
+#[inline(always)]
+pub fn route<F: Family, H: Host>(
+    host: &H,
+    ifindex: u32,
+    packet: &Parsed<F::Addr>,
+    params: &mut FibLookup,
+) -> Route {
+    *params = FibLookup {
+        family: F::AF,
+        l4_protocol: packet.key.proto,
+        sport: [0; 2],
+        dport: [0; 2],
+        tot_len: 0,
+        ifindex,
+        tos: 0,
+        src: packet.key.saddr.widen(),
+        dst: packet.key.daddr.widen(),
+        vlan: 0,
+        smac: [0; 6],
+        dmac: [0; 6],
+    };
+    let result = host.fib_lookup(&raw mut *params, size_of::<FibLookup>() as u32);
+    if result == NOT_FORWARDED {
+        return Route::Local;
+    }
+    if result != SUCCESS && result != NO_NEIGH {
+        return Route::Away;
+    }
+    match maps::iface(params.ifindex) {
+        Some((_, iface)) if iface.role == role::ENDPOINT => Route::App {
+            iface,
+            dmac: if result == SUCCESS { Some(params.dmac) } else { None },
+        },
+        _ => Route::Away,
+    }
+}

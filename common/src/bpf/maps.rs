@@ -1,0 +1,281 @@
+//! The kernel's side of the maps in [`crate::maps`], and how the shared logic reads them.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
+};
+
+use super::fib::FibLookup;
+use crate::{
+    flow::{Address, Family, Flow, FlowKey, V4, V6},
+    for_each_map,
+    maps::*,
+    nat::{NatKey, NatTables, NatValue},
+    policy::{Acl4Key, Acl6Key, AclTables, AclValue, Cidr4Key, Cidr6Key, CidrRules, kind},
+    stats::IfaceStats,
+};
+
+macro_rules! statics {
+    ($($ident:ident $name:literal $kind:ident<$key:ty, $value:ty> $entries:expr, $flags:expr;)+) => {
+        $(statics!(@ $ident $name $kind $key, $value, $entries, $flags);)+
+    };
+    (@ $i:ident $n:literal Array $k:ty, $v:ty, $e:expr, $f:expr) => {
+        #[doc = $n]
+        #[map(name = $n)]
+        pub static $i: Array<$v> = Array::with_max_entries($e, $f);
+    };
+    (@ $i:ident $n:literal PerCpuArray $k:ty, $v:ty, $e:expr, $f:expr) => {
+        #[doc = $n]
+        #[map(name = $n)]
+        pub static $i: PerCpuArray<$v> = PerCpuArray::with_max_entries($e, $f);
+    };
+    (@ $i:ident $n:literal HashMap $k:ty, $v:ty, $e:expr, $f:expr) => {
+        #[doc = $n]
+        #[map(name = $n)]
+        pub static $i: HashMap<$k, $v> = HashMap::with_max_entries($e, $f);
+    };
+    (@ $i:ident $n:literal LruHashMap $k:ty, $v:ty, $e:expr, $f:expr) => {
+        #[doc = $n]
+        #[map(name = $n)]
+        pub static $i: LruHashMap<$k, $v> = LruHashMap::with_max_entries($e, $f);
+    };
+    (@ $i:ident $n:literal LpmTrie $k:ty, $v:ty, $e:expr, $f:expr) => {
+        #[doc = $n]
+        #[map(name = $n)]
+        pub static $i: LpmTrie<LpmData<{ size_of::<$k>() - 4 }>, $v> = LpmTrie::with_max_entries($e, $f);
+    };
+}
+for_each_map!(statics);
+
+/// What follows the prefix length in a trie's key.
+type LpmData<const N: usize> = [u8; N];
+/// aya's key type, of the same layout as [`Cidr4Key`] (N = 4) and [`Cidr6Key`] (N = 20).
+type LpmKey<const N: usize> = aya_ebpf::maps::lpm_trie::Key<LpmData<N>>;
+
+const _: () = assert!(
+    size_of::<LpmKey<4>>() == size_of::<Cidr4Key>() && size_of::<LpmKey<20>>() == size_of::<Cidr6Key>()
+);
+
+/// Work space of [`super::judge`], too large for the stack.
+#[repr(C, align(8))]
+pub struct Scratch<A> {
+    /// The packet's tuple after translation.
+    pub forward: FlowKey<A>,
+    /// Key of the answering direction.
+    pub reply_key: FlowKey<A>,
+    /// Entry of the packet's direction.
+    pub flow: Flow<A>,
+    /// Entry of the answering direction.
+    pub reply: Flow<A>,
+    /// Question to the routing table.
+    pub fib: FibLookup,
+    /// Key for the NAT look-up.
+    pub nat: NatKey,
+    /// Key and value for the origin map.
+    pub origin: (OriginKey, Origin),
+}
+
+#[map(name = "fsm_scratch4")]
+static SCRATCH4: PerCpuArray<Scratch<[u8; 4]>> = PerCpuArray::with_max_entries(1, 0);
+#[map(name = "fsm_scratch6")]
+static SCRATCH6: PerCpuArray<Scratch<[u8; 16]>> = PerCpuArray::with_max_entries(1, 0);
+
+/// The maps of one address family.
+pub trait Tables: Family {
+    /// The type's only value.
+    const ITSELF: Self;
+    /// Entry of this tuple. The pointer stays readable until the program ends; the entry may be reused
+    /// for another flow meanwhile (the kernel frees after a grace period), which costs a wrong counter.
+    fn flow(key: &FlowKey<Self::Addr>) -> Option<*mut Flow<Self::Addr>>;
+    /// Inserts or replaces (flags as `bpf_map_update_elem`).
+    fn insert(key: &FlowKey<Self::Addr>, flow: &Flow<Self::Addr>, flags: u64) -> Result<(), i32>;
+    /// Removes.
+    fn remove(key: &FlowKey<Self::Addr>);
+    /// Work space of this CPU.
+    fn scratch() -> Option<*mut Scratch<Self::Addr>>;
+    /// ACL entry.
+    fn acl(addr: &Self::Addr, port: [u8; 2], proto: u8) -> Option<AclValue>;
+    /// CIDR entry.
+    fn cidr(addr: &Self::Addr, proto: u8, port: u16) -> Option<AclValue>;
+    /// Bits of [`skip`] for the longest excluded CIDR.
+    fn skip(addr: &Self::Addr) -> u64;
+    /// This family's flags.
+    fn flags(cfg: &Xcfg) -> u64;
+}
+
+impl Tables for V4 {
+    const ITSELF: Self = Self;
+
+    #[inline(always)]
+    fn flow(key: &FlowKey<Self::Addr>) -> Option<*mut Flow<Self::Addr>> {
+        FSM_XFLOW.get_ptr_mut(key)
+    }
+
+    #[inline(always)]
+    fn insert(key: &FlowKey<Self::Addr>, flow: &Flow<Self::Addr>, flags: u64) -> Result<(), i32> {
+        FSM_XFLOW.insert(key, flow, flags)
+    }
+
+    #[inline(always)]
+    fn remove(key: &FlowKey<Self::Addr>) {
+        let _ = FSM_XFLOW.remove(key);
+    }
+
+    #[inline(always)]
+    fn scratch() -> Option<*mut Scratch<Self::Addr>> {
+        SCRATCH4.get_ptr_mut(0)
+    }
+
+    #[inline(always)]
+    fn acl(addr: &Self::Addr, port: [u8; 2], proto: u8) -> Option<AclValue> {
+        let key = Acl4Key { addr: *addr, port, proto, sys: sys::MESH };
+        // SAFETY: without preallocation a removed entry stays readable until the program ends.
+        unsafe { FSM_XACL.get(&key) }.copied()
+    }
+
+    #[inline(always)]
+    fn cidr(addr: &Self::Addr, proto: u8, port: u16) -> Option<AclValue> {
+        find(FSM_CIDR4.get(lpm4(addr).as_aya()), proto, port)
+    }
+
+    #[inline(always)]
+    fn skip(addr: &Self::Addr) -> u64 {
+        FSM_SKIP4.get(lpm4(addr).as_aya()).map_or(0, |skip| skip.bits)
+    }
+
+    #[inline(always)]
+    fn flags(cfg: &Xcfg) -> u64 {
+        cfg.ipv4
+    }
+}
+
+impl Tables for V6 {
+    const ITSELF: Self = Self;
+
+    #[inline(always)]
+    fn flow(key: &FlowKey<Self::Addr>) -> Option<*mut Flow<Self::Addr>> {
+        FSM_XFLOW6.get_ptr_mut(key)
+    }
+
+    #[inline(always)]
+    fn insert(key: &FlowKey<Self::Addr>, flow: &Flow<Self::Addr>, flags: u64) -> Result<(), i32> {
+        FSM_XFLOW6.insert(key, flow, flags)
+    }
+
+    #[inline(always)]
+    fn remove(key: &FlowKey<Self::Addr>) {
+        let _ = FSM_XFLOW6.remove(key);
+    }
+
+    #[inline(always)]
+    fn scratch() -> Option<*mut Scratch<Self::Addr>> {
+        SCRATCH6.get_ptr_mut(0)
+    }
+
+    #[inline(always)]
+    fn acl(addr: &Self::Addr, port: [u8; 2], proto: u8) -> Option<AclValue> {
+        let key = Acl6Key { addr: *addr, port, proto, sys: sys::MESH, pad: [0; 4] };
+        // SAFETY: as for IPv4.
+        unsafe { FSM_XACL6.get(&key) }.copied()
+    }
+
+    #[inline(always)]
+    fn cidr(addr: &Self::Addr, proto: u8, port: u16) -> Option<AclValue> {
+        find(FSM_CIDR6.get(lpm6(addr).as_aya()), proto, port)
+    }
+
+    #[inline(always)]
+    fn skip(addr: &Self::Addr) -> u64 {
+        FSM_SKIP6.get(lpm6(addr).as_aya()).map_or(0, |skip| skip.bits)
+    }
+
+    #[inline(always)]
+    fn flags(cfg: &Xcfg) -> u64 {
+        cfg.ipv6
+    }
+}
+
+#[inline(always)]
+fn find(rules: Option<&CidrRules>, proto: u8, port: u16) -> Option<AclValue> {
+    rules?.find(proto, port)
+}
+
+#[inline(always)]
+const fn lpm4(addr: &[u8; 4]) -> Cidr4Key {
+    Cidr4Key { prefix_len: 32, addr: *addr }
+}
+
+#[inline(always)]
+const fn lpm6(addr: &[u8; 16]) -> Cidr6Key {
+    Cidr6Key { prefix_len: 128, addr: *addr, pad: [0; 4] }
+}
+
+impl Cidr4Key {
+    #[inline(always)]
+    fn as_aya(&self) -> &LpmKey<4> {
+        // SAFETY: same size (asserted), both plain bytes, aya's has the smaller alignment.
+        unsafe { &*(&raw const *self).cast() }
+    }
+}
+
+impl Cidr6Key {
+    #[inline(always)]
+    fn as_aya(&self) -> &LpmKey<20> {
+        // SAFETY: as above.
+        unsafe { &*(&raw const *self).cast() }
+    }
+}
+
+/// The ACL maps of a family, for [`crate::policy::decide`].
+pub struct Acl(pub u32);
+
+impl<F: Tables> AclTables<F::Addr> for (Acl, F)
+where
+    F::Addr: Address,
+{
+    #[inline(always)]
+    fn exact(&self, addr: &F::Addr, port: [u8; 2], proto: u8) -> Option<AclValue> {
+        F::acl(addr, port, proto)
+    }
+
+    #[inline(always)]
+    fn cidr(&self, addr: &F::Addr, proto: u8, port: u16) -> Option<AclValue> {
+        F::cidr(addr, proto, port)
+    }
+
+    #[inline(always)]
+    fn kinds(&self) -> u32 {
+        if F::V6 { self.0.0 >> kind::V6_SHIFT } else { self.0.0 }
+    }
+}
+
+/// The NAT map, for [`crate::nat::lookup`].
+pub struct Nat;
+
+impl NatTables for Nat {
+    type Entry = *mut NatValue;
+
+    #[inline(always)]
+    fn entry(&self, key: &NatKey) -> Option<*mut NatValue> {
+        FSM_XNAT.get_ptr_mut(key)
+    }
+}
+
+/// The node's settings.
+#[inline(always)]
+pub fn xcfg() -> Option<&'static Xcfg> {
+    FSM_XCFG.get(u32::from(sys::MESH))
+}
+
+/// The entry of an interface and its slot in `fsm_ifstats`.
+#[inline(always)]
+pub fn iface(ifindex: u32) -> Option<(u32, &'static IfaceEntry)> {
+    for probe in 0..IFACE_PROBES {
+        let slot = (ifindex + probe) & (IFACE_SLOTS - 1);
+        let entry = FSM_IFACE.get(slot)?;
+        if entry.ifindex == ifindex {
+            return Some((slot, entry));
+        }
+    }
+    None
+}

@@ -1,0 +1,276 @@
+//! Every map: name, kind, key, value, size, flags. The kernel side (`bpf::maps`), the loader, the pin
+//! check and the tests are all generated from this list.
+
+use crate::{
+    flow::{Flow, FlowKey},
+    nat::{NatKey, NatValue},
+    policy::{Acl4Key, Acl6Key, AclValue, Cidr4Key, Cidr6Key, CidrRules},
+    shared,
+    stats::IfaceStats,
+};
+
+/// Version of all layouts below; part of the pin directory's name. Goes up with each change.
+pub const LAYOUT: u32 = 1;
+
+/// The seed's system numbers.
+pub mod sys {
+    /// App interception.
+    pub const MESH: u8 = 1;
+    /// A node's external L4 load balancer.
+    pub const E4LB: u8 = 2;
+}
+
+/// Value of [`IfaceEntry::role`].
+pub mod role {
+    /// Faces the network.
+    pub const UPLINK: u8 = 1;
+    /// Faces one app: the host side of its veth.
+    pub const ENDPOINT: u8 = 2;
+}
+
+/// Bits of [`IfaceEntry::flags`].
+pub mod iface_flag {
+    /// `bpf_redirect_peer` may be used: a veth or netkit whose peer is in another namespace.
+    pub const PEER: u8 = 1;
+    /// Frames redirected by XDP arrive: the far end has NAPI running.
+    pub const XDP_TX: u8 = 2;
+    /// Redirecting past the stack is switched on (`[forward] same_node`).
+    pub const REDIRECT: u8 = 4;
+}
+
+/// Bits of `fsm_skip_port`.
+pub mod skip {
+    /// What apps receive on this port is not steered.
+    pub const INBOUND: u8 = 1;
+    /// What apps send to this port is not steered.
+    pub const OUTBOUND: u8 = 2;
+}
+
+/// Bits of [`Xcfg::features`]: which look-ups can hit at all.
+pub mod feature {
+    /// `fsm_skip_port` has entries.
+    pub const SKIP_PORT: u32 = 1;
+    /// `fsm_skip4` has entries.
+    pub const SKIP_CIDR4: u32 = 2;
+    /// `fsm_skip6` has entries.
+    pub const SKIP_CIDR6: u32 = 4;
+}
+
+/// Bit of `skb->mark` on a packet that the app's device sent back to the gateway; cleared on arrival.
+pub const MARK_REINJECTED: u32 = 0x4000_0000;
+/// Entries of `fsm_iface` and `fsm_ifstats`; a power of two.
+pub const IFACE_SLOTS: u32 = 1024;
+/// An interface is found at `ifindex % IFACE_SLOTS` or one of the next slots, this many in all.
+pub const IFACE_PROBES: u32 = 4;
+
+shared! {
+    /// Value of `fsm_xcfg`, indexed by [`sys`]. The first two fields are the seed's.
+    pub struct Xcfg {
+        /// Flags for IPv4.
+        pub ipv4: u64,
+        /// Flags for IPv6.
+        pub ipv6: u64,
+        /// Policy generation: goes up with each change of ACL, NAT, flags or routes.
+        pub generation: u32,
+        /// Bits of [`crate::policy::kind`].
+        pub acl_kinds: u32,
+        /// Bits of [`crate::nat::kind`].
+        pub nat_kinds: u32,
+        /// Bits of [`feature`].
+        pub features: u32,
+        /// 1: flows that cannot be judged pass; 0: they are dropped.
+        pub fail_open: u32,
+        /// Kernel ≥ 6.16 wants BPF_F_IPV6 in `bpf_l4_csum_replace`; its value there, else 0.
+        pub csum_ipv6_flag: u32,
+    }
+
+    /// Value of `fsm_iface`.
+    pub struct IfaceEntry {
+        /// Interface, or 0 for an empty slot.
+        pub ifindex: u32,
+        /// Bytes of L3 that it takes.
+        pub mtu: u32,
+        /// Its own MAC.
+        pub mac: [u8; 6],
+        /// One of [`role`].
+        pub role: u8,
+        /// Bits of [`iface_flag`].
+        pub flags: u8,
+    }
+
+    /// Key of `fsm_xopt`: what the gateway sees. Address and port of the listener are zero where the
+    /// flags `*_nat_opt_with_local_*` are off.
+    pub struct OriginKey {
+        /// Listener's address.
+        pub laddr: [u8; 16],
+        /// Client's address.
+        pub raddr: [u8; 16],
+        /// Listener's port, network byte order.
+        pub lport: [u8; 2],
+        /// Client's port, network byte order.
+        pub rport: [u8; 2],
+        /// IP protocol.
+        pub proto: u8,
+        /// 1 for IPv6.
+        pub v6: u8,
+        /// [`sys`].
+        pub sys: u8,
+        /// Always zero.
+        pub pad: u8,
+    }
+
+    /// Value of `fsm_xopt`: the tuple before translation.
+    pub struct Origin {
+        /// Destination.
+        pub daddr: [u8; 16],
+        /// Source.
+        pub saddr: [u8; 16],
+        /// Destination port, network byte order.
+        pub dport: [u8; 2],
+        /// Source port, network byte order.
+        pub sport: [u8; 2],
+        /// IP protocol.
+        pub proto: u8,
+        /// 1 for IPv6.
+        pub v6: u8,
+        /// Always zero.
+        pub pad: [u8; 2],
+    }
+
+    /// Key of `fsm_frag`: RFC 791 §3.2, RFC 8200 §4.5.
+    pub struct FragmentKey {
+        /// Source.
+        pub saddr: [u8; 16],
+        /// Destination.
+        pub daddr: [u8; 16],
+        /// Identification, memory order.
+        pub id: u32,
+        /// IP protocol.
+        pub proto: u8,
+        /// Always zero.
+        pub pad: [u8; 3],
+    }
+
+    /// Value of `fsm_frag`.
+    pub struct FragmentPorts {
+        /// Source port, network byte order.
+        pub sport: [u8; 2],
+        /// Destination port, network byte order.
+        pub dport: [u8; 2],
+        /// Always zero.
+        pub pad: [u8; 4],
+    }
+
+    /// Value of `fsm_skip4` and `fsm_skip6`.
+    pub struct Skip {
+        /// Bits of [`skip`].
+        pub bits: u64,
+    }
+
+    /// Key of `fsm_trip`.
+    pub struct TraceIp {
+        /// Address.
+        pub addr: [u8; 16],
+        /// [`sys`].
+        pub sys: u32,
+        /// Always zero.
+        pub pad: u32,
+    }
+
+    /// Key of `fsm_trpt`.
+    pub struct TracePort {
+        /// [`sys`].
+        pub sys: u32,
+        /// Port, network byte order.
+        pub port: [u8; 2],
+        /// Always zero.
+        pub pad: [u8; 2],
+    }
+
+    /// Value of both trace maps.
+    pub struct TraceOn {
+        /// Trace what arrives at TC ingress.
+        pub ingress: u8,
+        /// Trace what arrives at TC egress.
+        pub egress: u8,
+        /// Always zero.
+        pub pad: [u8; 6],
+    }
+}
+
+/// `BPF_F_NO_PREALLOC` (`linux/bpf.h`).
+pub const NO_PREALLOC: u32 = 1;
+
+/// Calls `$then!` with the list of maps: `NAME "name" Kind<Key, Value> entries flags;`.
+#[macro_export]
+macro_rules! for_each_map {
+    ($then:ident) => {
+        $then! {
+            FSM_XCFG "fsm_xcfg" Array<u32, Xcfg> 3, 0;
+            FSM_IFACE "fsm_iface" Array<u32, IfaceEntry> IFACE_SLOTS, 0;
+            FSM_IFSTATS "fsm_ifstats" PerCpuArray<u32, IfaceStats> IFACE_SLOTS, 0;
+            FSM_REASON "fsm_reason" PerCpuArray<u32, u64> 64, 0;
+            FSM_XFLOW "fsm_xflow" HashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>> 2097152, NO_PREALLOC;
+            FSM_XFLOW6 "fsm_xflow6" HashMap<FlowKey<[u8; 16]>, Flow<[u8; 16]>> 2097152, NO_PREALLOC;
+            FSM_XOPT "fsm_xopt" HashMap<OriginKey, Origin> 1048576, NO_PREALLOC;
+            FSM_FRAG "fsm_frag" LruHashMap<FragmentKey, FragmentPorts> 8192, 0;
+            FSM_XACL "fsm_xacl" HashMap<Acl4Key, AclValue> 2097152, NO_PREALLOC;
+            FSM_XACL6 "fsm_xacl6" HashMap<Acl6Key, AclValue> 2097152, NO_PREALLOC;
+            FSM_CIDR4 "fsm_cidr4" LpmTrie<Cidr4Key, CidrRules> 1048576, NO_PREALLOC;
+            FSM_CIDR6 "fsm_cidr6" LpmTrie<Cidr6Key, CidrRules> 1048576, NO_PREALLOC;
+            FSM_XNAT "fsm_xnat" HashMap<NatKey, NatValue> 16384, NO_PREALLOC;
+            FSM_SKIP_PORT "fsm_skip_port" Array<u32, u8> 65536, 0;
+            FSM_SKIP4 "fsm_skip4" LpmTrie<Cidr4Key, Skip> 4096, NO_PREALLOC;
+            FSM_SKIP6 "fsm_skip6" LpmTrie<Cidr6Key, Skip> 4096, NO_PREALLOC;
+            FSM_TRIP "fsm_trip" HashMap<TraceIp, TraceOn> 1024, NO_PREALLOC;
+            FSM_TRPT "fsm_trpt" HashMap<TracePort, TraceOn> 1024, NO_PREALLOC;
+        }
+    };
+}
+
+/// Kinds of map (`enum bpf_map_type`, `linux/bpf.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum MapKind {
+    /// BPF_MAP_TYPE_HASH
+    HashMap = 1,
+    /// BPF_MAP_TYPE_ARRAY
+    Array = 2,
+    /// BPF_MAP_TYPE_PERCPU_ARRAY
+    PerCpuArray = 6,
+    /// BPF_MAP_TYPE_LRU_HASH
+    LruHashMap = 9,
+    /// BPF_MAP_TYPE_LPM_TRIE
+    LpmTrie = 11,
+}
+
+/// One map, for user space.
+#[derive(Clone, Copy, Debug)]
+pub struct MapSpec {
+    /// Name of the map and of its pin.
+    pub name: &'static str,
+    /// Kind.
+    pub kind: MapKind,
+    /// Bytes of a key.
+    pub key_size: u32,
+    /// Bytes of a value.
+    pub value_size: u32,
+    /// Entries, unless the configuration says otherwise.
+    pub max_entries: u32,
+}
+
+macro_rules! specs {
+    ($($ident:ident $name:literal $kind:ident<$key:ty, $value:ty> $entries:expr, $flags:expr;)+) => {
+        /// All maps.
+        pub const MAPS: &[MapSpec] = &[$(MapSpec {
+            name: $name,
+            kind: MapKind::$kind,
+            key_size: size_of::<$key>() as u32,
+            value_size: size_of::<$value>() as u32,
+            max_entries: $entries,
+        },)+];
+        /// Names of the maps.
+        pub mod name { $(#[doc = $name] pub const $ident: &str = $name;)+ }
+    };
+}
+for_each_map!(specs);

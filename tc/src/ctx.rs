@@ -1,0 +1,147 @@
+//! The skb as a [`PacketView`], and what else the programs ask of it.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{__sk_buff, bpf_fib_lookup as RawFib},
+    helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns},
+    programs::TcContext,
+};
+use fsm_common::{
+    bpf::fib::{FibLookup, Host},
+    view::PacketView,
+};
+
+/// Bytes that are made directly readable where the frame has them: two tags, IPv6, some extension headers
+/// and TCP without options.
+const HEADERS: usize = 128;
+
+/// One packet.
+pub struct Skb {
+    ctx: TcContext,
+}
+
+impl Skb {
+    /// Takes the program's context.
+    #[inline(always)]
+    pub fn new(ctx: TcContext) -> Self {
+        Self { ctx }
+    }
+
+    #[inline(always)]
+    fn raw(&self) -> *mut __sk_buff {
+        self.ctx.as_ptr().cast()
+    }
+
+    /// Device that the hook is on.
+    #[inline(always)]
+    pub fn ifindex(&self) -> u32 {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.raw()).ifindex }
+    }
+
+    /// Clears `bit` in the mark; true where it was set.
+    #[inline(always)]
+    pub fn take_mark(&self, bit: u32) -> bool {
+        // SAFETY: as above; mark is writable in TC.
+        unsafe {
+            let mark = (*self.raw()).mark;
+            if mark & bit == 0 {
+                return false;
+            }
+            (*self.raw()).mark = mark & !bit;
+        }
+        true
+    }
+
+    /// Sets `bit` in the mark.
+    #[inline(always)]
+    pub fn set_mark(&self, bit: u32) {
+        // SAFETY: as above.
+        unsafe { (*self.raw()).mark |= bit }
+    }
+
+    /// Wire segments in this frame.
+    #[inline(always)]
+    pub fn segments(&self) -> u64 {
+        // SAFETY: as above.
+        match unsafe { (*self.raw()).gso_segs } {
+            0 => 1,
+            segments => u64::from(segments),
+        }
+    }
+
+    /// L3 bytes of the largest frame that this becomes on a wire.
+    #[inline(always)]
+    pub fn wire_l3_len(&self, l3: usize, l4: usize) -> usize {
+        // SAFETY: as above.
+        match unsafe { (*self.raw()).gso_size } {
+            0 => self.frame_len().wrapping_sub(l3),
+            // the largest TCP header
+            size => size as usize + 60 + (l4 - l3),
+        }
+    }
+
+    /// Makes the headers directly readable (they may lie in a page fragment).
+    #[inline(always)]
+    pub fn pull_headers(&self) {
+        let linear = self.ctx.data_end() - self.ctx.data();
+        if linear < HEADERS && linear < self.frame_len() {
+            let _ = self.ctx.pull_data(self.frame_len().min(HEADERS) as u32);
+        }
+    }
+
+    /// Overwrites bytes of the packet; `None` where it ends before them.
+    #[inline(always)]
+    pub fn write<const N: usize>(&self, offset: usize, bytes: [u8; N]) -> Option<()> {
+        let at = self.ctx.data() + offset;
+        if at + N > self.ctx.data_end() {
+            return None;
+        }
+        // SAFETY: compared with the packet's end just above.
+        unsafe { (at as *mut [u8; N]).write(bytes) };
+        Some(())
+    }
+
+    /// The context, for helpers.
+    #[inline(always)]
+    pub fn helper_ctx(&self) -> *mut __sk_buff {
+        self.raw()
+    }
+}
+
+impl PacketView for Skb {
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let at = self.ctx.data() + offset;
+        if at + N > self.ctx.data_end() {
+            return None;
+        }
+        // SAFETY: compared with the packet's end just above.
+        Some(unsafe { (at as *const [u8; N]).read() })
+    }
+
+    #[inline(always)]
+    fn frame_len(&self) -> usize {
+        self.ctx.len() as usize
+    }
+}
+
+impl Host for Skb {
+    #[inline(always)]
+    fn fib_lookup(&self, params: *mut FibLookup, size: u32) -> i64 {
+        // SAFETY: `params` points to `size` bytes laid out as the kernel's struct.
+        unsafe { bpf_fib_lookup(self.raw().cast(), params.cast::<RawFib>(), size as i32, 0) }
+    }
+
+    #[inline(always)]
+    fn arrived_on(&self) -> u32 {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.raw()).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    fn now_ns(&self) -> u64 {
+        // SAFETY: takes no arguments.
+        unsafe { bpf_ktime_get_coarse_ns() }
+    }
+}

@@ -1,0 +1,80 @@
+//! The way from the wire into an app's device.
+
+use aya_ebpf::{bindings::xdp_action::XDP_PASS, helpers::generated::bpf_redirect};
+use fsm_common::{
+    bpf::{Tables, count, fib::Host as _, maps::iface},
+    checksum,
+    flow::Flow,
+    maps::{IfaceEntry, iface_flag},
+    parse::Parsed,
+    reason::Reason,
+    stats::Verdict,
+    view::PacketView as _,
+    wire::l2::ETH_LEN,
+};
+
+use crate::ctx::Frame;
+
+/// Hands a frame of a redirected flow to the app; what the stack must answer, or only it can deliver,
+/// passes to it.
+#[inline(always)]
+pub fn to_app<F: Tables>(
+    frame: &Frame,
+    from: &IfaceEntry,
+    packet: &Parsed<F::Addr>,
+    flow: &mut Flow<F::Addr>,
+) -> (Verdict, u32) {
+    let (ifindex, dmac) = flow.redirect();
+    let pass = |reason| {
+        count::reason(reason);
+        (Verdict::Pass, XDP_PASS)
+    };
+    let Some((_, app)) = iface(ifindex) else {
+        return (Verdict::Pass, XDP_PASS);
+    };
+    if app.flags & iface_flag::XDP_TX == 0 {
+        return pass(Reason::RedirectNoNapi);
+    }
+    if packet.hop_limit <= 1 {
+        return pass(Reason::RedirectTtl);
+    }
+    let l3 = usize::from(packet.l3);
+    if frame.frame_len() - l3 > app.mtu as usize {
+        return pass(Reason::RedirectMtu);
+    }
+    // A tag is the uplink's matter; the stack takes it off.
+    if l3 != ETH_LEN
+        || hop::<F>(frame, l3, packet.hop_limit).is_none()
+        || ethernet(frame, dmac, app.mac).is_none()
+    {
+        return (Verdict::Pass, XDP_PASS);
+    }
+    count::flow(
+        flow,
+        from.ifindex,
+        frame.now_ns(),
+        1,
+        frame.frame_len() as u64,
+        packet.tcp_flags,
+    );
+    // SAFETY: helper that only takes numbers.
+    (Verdict::Redirect, unsafe { bpf_redirect(ifindex, 0) } as u32)
+}
+
+/// One hop less, as a router does (RFC 1812 §5.3.1).
+#[inline(always)]
+fn hop<F: Tables>(frame: &Frame, l3: usize, hop_limit: u8) -> Option<()> {
+    if F::V6 {
+        return frame.write(l3 + 7, [hop_limit - 1]);
+    }
+    let [proto] = frame.read::<1>(l3 + 9)?;
+    let old = u32::from(u16::from_ne_bytes([hop_limit, proto]));
+    let new = u32::from(u16::from_ne_bytes([hop_limit - 1, proto]));
+    let check = checksum::adjust(frame.read::<2>(l3 + 10)?, checksum::difference(old, new));
+    frame.write(l3 + 8, [hop_limit - 1, proto, check[0], check[1]])
+}
+
+#[inline(always)]
+fn ethernet(frame: &Frame, d: [u8; 6], s: [u8; 6]) -> Option<()> {
+    frame.write(0, [d[0], d[1], d[2], d[3], d[4], d[5], s[0], s[1], s[2], s[3], s[4], s[5]])
+}
