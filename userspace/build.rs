@@ -151,17 +151,7 @@ impl Build {
     }
 
     fn rustc_flags(&self) -> Result<Vec<String>> {
-        let mut features = "+alu32".to_owned();
-        // Makes `[u8; N]` reads of a packet one load instead of N; LLVM has it since version 21.
-        let misaligned = "allows-misaligned-mem-access";
-        if self
-            .toolchain
-            .print("target-features", self.target)?
-            .contains(misaligned)
-        {
-            features = format!("{features},+{misaligned}");
-        }
-        Ok(vec![
+        let mut flags = vec![
             format!(
                 "--cfg=bpf_target_arch=\"{}\"",
                 var("CARGO_CFG_TARGET_ARCH")?
@@ -169,9 +159,18 @@ impl Build {
             "-Cdebuginfo=2".into(), // BTF is made from it
             format!("-Clinker={}", self.linker.display()),
             "-Clink-arg=--btf".into(),
-            "-Ctarget-cpu=v3".into(),
-            format!("-Ctarget-feature={features}"),
-        ])
+            "-Ctarget-cpu=v3".into(), // atomics with results, 32-bit registers: Linux 5.12
+        ];
+        // Makes `[u8; N]` reads of a packet one load instead of N; older LLVMs do not know it.
+        let misaligned = "allows-misaligned-mem-access";
+        if self
+            .toolchain
+            .print("target-features", self.target)?
+            .contains(misaligned)
+        {
+            flags.push(format!("-Ctarget-feature=+{misaligned}"));
+        }
+        Ok(flags)
     }
 }
 
@@ -189,7 +188,8 @@ impl Toolchain {
         let sysroot =
             PathBuf::from(output(Command::new(&rustc).args(["--print", "sysroot"]))?.trim());
         let rustlib = sysroot.join("lib/rustlib");
-        let has_bpf_core = has_core(&rustlib.join(target).join("lib"));
+        let has_bpf_core =
+            file_starting_with(&rustlib.join(target).join("lib"), "libcore-").is_some();
         if !has_bpf_core && !rustlib.join("src/rust/library/core").is_dir() {
             return None;
         }
@@ -347,10 +347,6 @@ fn contains_panic(elf: &[u8]) -> bool {
     (0..sections)
         .filter_map(section)
         .any(|names| names.windows(9).any(|name| name == b"panicking"))
-}
-
-fn has_core(folder: &Path) -> bool {
-    file_starting_with(folder, "libcore-").is_some()
 }
 
 fn file_starting_with(folder: &Path, prefix: &str) -> Option<PathBuf> {
