@@ -10,7 +10,7 @@ macro_rules! shared {
     ($($(#[$meta:meta])* pub struct $name:ident { $($(#[$fmeta:meta])* pub $field:ident: $ty:ty,)+ })+) => {$(
         $(#[$meta])*
         #[repr(C, align(8))]
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub struct $name { $($(#[$fmeta])* pub $field: $ty,)+ }
 
         const _: () = assert!(

@@ -1,0 +1,6 @@
+//! User space of fsm-fastpath: configuration, loader, control, command line, lab.
+#![warn(missing_docs)]
+
+pub mod api;
+pub mod config;
+pub mod maps;

@@ -1,0 +1,277 @@
+//! The pinned maps, typed: opened from the pins, so that every verb works whether the daemon runs or not.
+//!
+//! A pin is taken over only if its kind, key and value are those of `fsm_common::maps`; aya itself would
+//! adopt anything of that name.
+
+use std::{
+    borrow::BorrowMut,
+    io,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Pod,
+    maps::{Array, HashMap, Map, MapData, MapError, MapType, PerCpuArray, lpm_trie::LpmTrie},
+};
+use fsm_common::{
+    flow::{Flow, FlowKey},
+    maps::{
+        IfaceEntry, LAYOUT, MAPS, MapKind, MapSpec, Origin, OriginKey, Skip, TraceIp,
+        TraceOn, TracePort, Xcfg, name, sys,
+    },
+    nat::{NatKey, NatValue},
+    policy::{Acl4Key, Acl6Key, AclValue, Cidr4Key, Cidr6Key, CidrRules},
+    stats::IfaceStats,
+};
+
+/// What can be wrong with the pins.
+#[derive(Debug, thiserror::Error)]
+pub enum PinError {
+    /// Nothing is pinned.
+    #[error("nothing is loaded under {0}: start the daemon with `fsm-fastpath --config FILE`")]
+    NotLoaded(PathBuf),
+    /// A pin that is not ours, or of another version.
+    #[error(
+        "{path}: another map has this name ({found}; expected {expected}); \
+         run `fsm-fastpath down` of the version that made it, or remove the file"
+    )]
+    Foreign {
+        /// The pin.
+        path: PathBuf,
+        /// What is there.
+        found: String,
+        /// What should be.
+        expected: String,
+    },
+    /// The kernel said no.
+    #[error("{path}: {source}")]
+    Map {
+        /// The pin.
+        path: PathBuf,
+        /// Why.
+        source: MapError,
+    },
+}
+
+/// Where this layout's pins are, below the configured `node.bpffs`.
+pub fn pin_dir(bpffs: &Path) -> PathBuf {
+    bpffs.join(format!("v{LAYOUT}"))
+}
+
+/// Compares a pin with what it should be. `Ok(false)`: there is none.
+///
+/// # Errors
+/// [`PinError::Foreign`], or what the kernel said.
+pub fn check_pin(dir: &Path, spec: &MapSpec) -> Result<bool, PinError> {
+    let path = dir.join(spec.name);
+    if !path.exists() {
+        return Ok(false);
+    }
+    let fail = |source| PinError::Map { path: path.clone(), source };
+    let data = MapData::from_pin(&path).map_err(|error| match error {
+        // A program or link of that name.
+        MapError::SyscallError(_) | MapError::PinError { .. } => PinError::Foreign {
+            path: path.clone(),
+            found: "not a map".into(),
+            expected: describe(spec),
+        },
+        other => fail(other),
+    })?;
+    let info = data.info().map_err(fail)?;
+    let kind = info.map_type().map_err(fail)?;
+    let same = kind == map_type(spec.kind)
+        && info.key_size() == spec.key_size
+        && info.value_size() == spec.value_size;
+    if same {
+        return Ok(true);
+    }
+    Err(PinError::Foreign {
+        path: path.clone(),
+        found: format!("{kind:?}, key {} bytes, value {} bytes", info.key_size(), info.value_size()),
+        expected: describe(spec),
+    })
+}
+
+fn describe(spec: &MapSpec) -> String {
+    format!("{:?}, key {} bytes, value {} bytes", spec.kind, spec.key_size, spec.value_size)
+}
+
+fn map_type(kind: MapKind) -> MapType {
+    match kind {
+        MapKind::HashMap => MapType::Hash,
+        MapKind::Array => MapType::Array,
+        MapKind::PerCpuArray => MapType::PerCpuArray,
+        MapKind::LruHashMap => MapType::LruHash,
+        MapKind::LpmTrie => MapType::LpmTrie,
+    }
+}
+
+/// All maps that user space reads or writes.
+pub struct Maps {
+    /// The pin directory.
+    pub dir: PathBuf,
+    /// Flags and policy generation, by system.
+    pub xcfg: Array<MapData, Xcfg>,
+    /// Interfaces.
+    pub iface: Array<MapData, IfaceEntry>,
+    /// Packet counters.
+    pub ifstats: PerCpuArray<MapData, IfaceStats>,
+    /// Reason counters.
+    pub reason: PerCpuArray<MapData, u64>,
+    /// IPv4 flows.
+    pub flow4: HashMap<MapData, FlowKey<[u8; 4]>, Flow<[u8; 4]>>,
+    /// IPv6 flows.
+    pub flow6: HashMap<MapData, FlowKey<[u8; 16]>, Flow<[u8; 16]>>,
+    /// Original destinations.
+    pub xopt: HashMap<MapData, OriginKey, Origin>,
+    /// IPv4 ACL.
+    pub acl4: HashMap<MapData, Acl4Key, AclValue>,
+    /// IPv6 ACL.
+    pub acl6: HashMap<MapData, Acl6Key, AclValue>,
+    /// IPv4 CIDRs.
+    pub cidr4: LpmTrie<MapData, [u8; 4], CidrRules>,
+    /// IPv6 CIDRs; the last four bytes of a key are zero.
+    pub cidr6: LpmTrie<MapData, [u8; 20], CidrRules>,
+    /// NAT entries.
+    pub xnat: HashMap<MapData, NatKey, NatValue>,
+    /// Excluded ports.
+    pub skip_port: Array<MapData, u8>,
+    /// Excluded IPv4 CIDRs.
+    pub skip4: LpmTrie<MapData, [u8; 4], Skip>,
+    /// Excluded IPv6 CIDRs.
+    pub skip6: LpmTrie<MapData, [u8; 20], Skip>,
+    /// Traced addresses.
+    pub trip: HashMap<MapData, TraceIp, TraceOn>,
+    /// Traced ports.
+    pub trpt: HashMap<MapData, TracePort, TraceOn>,
+}
+
+const _: () = assert!(size_of::<Cidr4Key>() == 8 && size_of::<Cidr6Key>() == 24);
+
+impl Maps {
+    /// Opens the pins below `bpffs`, each compared with its definition.
+    ///
+    /// # Errors
+    /// See [`PinError`].
+    pub fn open(bpffs: &Path) -> Result<Self, PinError> {
+        let dir = pin_dir(bpffs);
+        for spec in MAPS {
+            if !check_pin(&dir, spec)? {
+                return Err(PinError::NotLoaded(dir));
+            }
+        }
+        let at = |name: &str| dir.join(name);
+        Ok(Self {
+            xcfg: pinned(at(name::FSM_XCFG), Map::Array)?,
+            iface: pinned(at(name::FSM_IFACE), Map::Array)?,
+            ifstats: pinned(at(name::FSM_IFSTATS), Map::PerCpuArray)?,
+            reason: pinned(at(name::FSM_REASON), Map::PerCpuArray)?,
+            flow4: pinned(at(name::FSM_XFLOW), Map::HashMap)?,
+            flow6: pinned(at(name::FSM_XFLOW6), Map::HashMap)?,
+            xopt: pinned(at(name::FSM_XOPT), Map::HashMap)?,
+            acl4: pinned(at(name::FSM_XACL), Map::HashMap)?,
+            acl6: pinned(at(name::FSM_XACL6), Map::HashMap)?,
+            cidr4: pinned(at(name::FSM_CIDR4), Map::LpmTrie)?,
+            cidr6: pinned(at(name::FSM_CIDR6), Map::LpmTrie)?,
+            xnat: pinned(at(name::FSM_XNAT), Map::HashMap)?,
+            skip_port: pinned(at(name::FSM_SKIP_PORT), Map::Array)?,
+            skip4: pinned(at(name::FSM_SKIP4), Map::LpmTrie)?,
+            skip6: pinned(at(name::FSM_SKIP6), Map::LpmTrie)?,
+            trip: pinned(at(name::FSM_TRIP), Map::HashMap)?,
+            trpt: pinned(at(name::FSM_TRPT), Map::HashMap)?,
+            dir,
+        })
+    }
+
+    /// The node's settings.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn settings(&self) -> Result<Xcfg, MapError> {
+        self.xcfg.get(&u32::from(sys::MESH), 0)
+    }
+
+    /// Writes the settings under the next policy generation: each live flow is judged again by its next
+    /// packet.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn apply_settings(&mut self, change: impl FnOnce(&mut Xcfg)) -> Result<u32, MapError> {
+        let mut settings = self.settings()?;
+        change(&mut settings);
+        settings.generation = settings.generation.wrapping_add(1);
+        self.xcfg.set(u32::from(sys::MESH), settings, 0)?;
+        Ok(settings.generation)
+    }
+
+    /// Sum over the CPUs of every reason counter, in the order of `Reason::ALL`.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn reasons(&self) -> Result<Vec<(fsm_common::Reason, u64)>, MapError> {
+        fsm_common::Reason::ALL
+            .iter()
+            .map(|&reason| Ok((reason, self.reason.get(&(reason as u32), 0)?.iter().sum())))
+            .collect()
+    }
+
+    /// Capacity of a map.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn max_entries(&self, name: &str) -> Result<u32, MapError> {
+        MapData::from_pin(self.dir.join(name))?.info().map(|info| info.max_entries())
+    }
+}
+
+fn pinned<T>(path: PathBuf, kind: fn(MapData) -> Map) -> Result<T, PinError>
+where
+    T: TryFrom<Map, Error = MapError>,
+{
+    let open = || T::try_from(kind(MapData::from_pin(&path)?));
+    open().map_err(|source| PinError::Map { path: path.clone(), source })
+}
+
+/// Makes a hash map hold exactly `wanted`: what is new or changed first, then what is gone is removed, so
+/// that nothing is missing in between. Returns whether anything changed.
+///
+/// # Errors
+/// What the kernel said.
+pub fn sync<T, K, V>(
+    map: &mut HashMap<T, K, V>,
+    wanted: &std::collections::HashMap<K, V>,
+) -> Result<bool, MapError>
+where
+    T: BorrowMut<MapData>,
+    K: Pod + Eq + std::hash::Hash,
+    V: Pod + PartialEq,
+{
+    let mut current = std::collections::HashMap::new();
+    for entry in map.iter() {
+        let (key, value) = entry?;
+        current.insert(key, value);
+    }
+    let mut changed = false;
+    for (key, value) in wanted {
+        if current.get(key) != Some(value) {
+            map.insert(key, value, 0)?;
+            changed = true;
+        }
+    }
+    for key in current.keys().filter(|key| !wanted.contains_key(key)) {
+        remove(map, key)?;
+        changed = true;
+    }
+    Ok(changed)
+}
+
+fn remove<T: BorrowMut<MapData>, K: Pod, V: Pod>(
+    map: &mut HashMap<T, K, V>,
+    key: &K,
+) -> Result<(), MapError> {
+    match map.remove(key) {
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(MapError::KeyNotFound) => Ok(()),
+        other => other,
+    }
+}
