@@ -1,133 +1,90 @@
 //! `[flags.ipv4]` and `[flags.ipv6]`: `fsm_xcfg` by name.
 //!
-//! A flag's place in the list below is its bit in the seed's map, so the list
-//! only ever grows at its end.
+//! Names, bits and defaults are those of `fsm_common::flags`, which the
+//! programs in the kernel read too.
 
-use serde::Serialize;
+use fsm_common::flags::{DEFAULT, FLAGS};
+use serde::{Serialize, Serializer};
 
 use super::reader::Table;
 use super::report::ValueError;
 use super::values::Family;
 
-macro_rules! flags {
-    ($($(#[$doc:meta])+ $name:ident = $default:literal,)+) => {
-        /// The name of each flag, at the index of its bit.
-        pub const FLAG_NAMES: [&str; flags!(@count $($name)+)] = [$(stringify!($name)),+];
+/// The name of each flag, at the index of its bit.
+pub const FLAG_NAMES: [&str; FLAGS.len()] = {
+    let mut names = [""; FLAGS.len()];
+    let mut bit = 0;
+    while bit < names.len() {
+        names[bit] = FLAGS[bit].0;
+        bit += 1;
+    }
+    names
+};
 
-        /// The flags of one family.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-        pub struct FlagSet {
-            $($(#[$doc])+ #[doc = concat!("Default: ", $default, ".")] pub $name: bool,)+
-        }
-
-        impl Default for FlagSet {
-            fn default() -> Self {
-                Self { $($name: $default,)+ }
-            }
-        }
-
-        impl FlagSet {
-            pub(super) fn read(table: &mut Table<'_>) -> Self {
-                Self { $($name: table.flag(stringify!($name), $default),)+ }
-            }
-
-            /// The flags as one word of `fsm_xcfg`.
-            pub fn bits(&self) -> u64 {
-                [$(self.$name),+]
-                    .iter()
-                    .enumerate()
-                    .fold(0, |bits, (bit, on)| bits | u64::from(*on) << bit)
-            }
-
-            /// The flags of a word of `fsm_xcfg`; bits without a name are left out.
-            pub fn from_bits(bits: u64) -> Self {
-                let mut flags = Self::default();
-                let all = [$(&mut flags.$name),+];
-                for (bit, flag) in all.into_iter().enumerate() {
-                    *flag = bits >> bit & 1 == 1;
-                }
-                flags
-            }
-        }
-    };
-    (@count $($name:ident)+) => { [$(stringify!($name)),+].len() };
+/// The flags of one family: one word of `fsm_xcfg`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FlagSet {
+    bits: u64,
 }
 
-flags! {
-    /// Drop everything.
-    deny_all = false,
-    /// Pass everything as it is.
-    allow_all = false,
-    /// Drop all TCP.
-    tcp_proto_deny_all = false,
-    /// Pass all TCP as it is.
-    tcp_proto_allow_all = false,
-    /// Pass TCP that no NAT entry takes, instead of dropping it.
-    tcp_proto_allow_nat_escape = true,
-    /// Drop all UDP.
-    udp_proto_deny_all = false,
-    /// Pass all UDP as it is.
-    udp_proto_allow_all = false,
-    /// Pass UDP that no NAT entry takes, instead of dropping it.
-    udp_proto_allow_nat_escape = true,
-    /// Drop what is neither TCP nor UDP.
-    oth_proto_deny_all = false,
-    /// Look for a TCP NAT entry by address and port.
-    tcp_nat_by_ip_port_on = true,
-    /// Look for a TCP NAT entry by address.
-    tcp_nat_by_ip_on = true,
-    /// Do not use the TCP NAT entry for any destination.
-    tcp_nat_all_off = false,
-    /// Record the original destination of steered TCP flows.
-    tcp_nat_opt_on = true,
-    /// Include the local address in that record's key.
-    tcp_nat_opt_with_local_addr_on = true,
-    /// Include the local port in that record's key.
-    tcp_nat_opt_with_local_port_on = true,
-    /// Look for a UDP NAT entry by address and port.
-    udp_nat_by_ip_port_on = true,
-    /// Look for a UDP NAT entry by address.
-    udp_nat_by_ip_on = true,
-    /// Look for a UDP NAT entry by port.
-    udp_nat_by_port_on = true,
-    /// Do not use the UDP NAT entry for any destination.
-    udp_nat_all_off = false,
-    /// Record the original destination of steered UDP flows.
-    udp_nat_opt_on = true,
-    /// Include the local address in that record's key.
-    udp_nat_opt_with_local_addr_on = true,
-    /// Include the local port in that record's key.
-    udp_nat_opt_with_local_port_on = true,
-    /// Look flows up in the ACL.
-    acl_check_on = true,
-    /// Trace packets as they are parsed.
-    trace_hdr_on = false,
-    /// Trace NAT lookups.
-    trace_nat_on = false,
-    /// Trace records of original destinations.
-    trace_opt_on = false,
-    /// Trace ACL lookups.
-    trace_acl_on = false,
-    /// Trace flow lookups.
-    trace_flow_on = false,
-    /// Trace only the addresses of `trace.ips`.
-    trace_by_ip_on = false,
-    /// Trace only the ports of `trace.ports`.
-    trace_by_port_on = false,
+impl Default for FlagSet {
+    fn default() -> Self {
+        Self { bits: DEFAULT }
+    }
 }
 
 impl FlagSet {
+    pub(super) fn read(table: &mut Table<'_>) -> Self {
+        let mut flags = Self::default();
+        for (name, mask, _) in FLAGS {
+            let on = table.flag(name, flags.has(*mask));
+            flags.put(*mask, on);
+        }
+        flags
+    }
+
+    /// The flags as one word of `fsm_xcfg`.
+    pub const fn bits(&self) -> u64 {
+        self.bits
+    }
+
+    /// The flags of a word of `fsm_xcfg`.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self { bits }
+    }
+
+    /// Whether a flag of `fsm_common::flags` is on.
+    pub const fn has(&self, mask: u64) -> bool {
+        self.bits & mask != 0
+    }
+
     /// The flag of that name.
     pub fn get(&self, name: &str) -> Result<bool, ValueError> {
-        Ok(self.bits() >> bit(name)? & 1 == 1)
+        Ok(self.has(1 << bit(name)?))
     }
 
     /// Sets the flag of that name.
     pub fn set(&mut self, name: &str, on: bool) -> Result<(), ValueError> {
-        let mask = 1 << bit(name)?;
-        let bits = self.bits() & !mask;
-        *self = Self::from_bits(if on { bits | mask } else { bits });
+        self.put(1 << bit(name)?, on);
         Ok(())
+    }
+
+    /// Each flag's name and whether it is on, in the order of the bits.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, bool)> + '_ {
+        FLAGS.iter().map(|(name, mask, _)| (*name, self.has(*mask)))
+    }
+
+    fn put(&mut self, mask: u64, on: bool) {
+        match on {
+            true => self.bits |= mask,
+            false => self.bits &= !mask,
+        }
+    }
+}
+
+impl Serialize for FlagSet {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(self.iter())
     }
 }
 
@@ -142,9 +99,9 @@ pub fn bit(name: &str) -> Result<usize, ValueError> {
 /// `[flags]`: the flags of both families.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Flags {
-    /// For IPv4 packets.
+    /// For IPv4 packets. Default of each flag: `fsm_common::flags::DEFAULT`.
     pub ipv4: FlagSet,
-    /// For IPv6 packets.
+    /// For IPv6 packets. Default of each flag: `fsm_common::flags::DEFAULT`.
     pub ipv6: FlagSet,
 }
 
@@ -171,16 +128,22 @@ mod tests {
 
     #[test]
     fn a_flag_has_its_bit_of_the_seed() {
-        assert_eq!(FLAG_NAMES.len(), 30);
-        for (bit, name) in FLAG_NAMES.iter().enumerate() {
-            let mut flags = FlagSet::from_bits(0);
-            flags.set(name, true).unwrap();
-            assert_eq!(flags.bits(), 1 << bit, "{name}");
-            assert!(flags.get(name).unwrap());
-            flags.set(name, false).unwrap();
-            assert_eq!(flags.bits(), 0, "{name}");
+        for (bit, (name, mask, _)) in FLAGS.iter().enumerate() {
+            assert_eq!(*mask, 1 << bit, "{name}");
         }
+        assert_eq!(FLAG_NAMES.len(), 30);
+        assert_eq!(bit("deny_all").unwrap(), 0);
         assert_eq!(bit("acl_check_on").unwrap(), 22);
+        assert_eq!(bit("trace_by_port_on").unwrap(), 29);
+    }
+
+    #[test]
+    fn a_flag_is_set_alone() {
+        let mut flags = FlagSet::from_bits(0);
+        flags.set("acl_check_on", true).unwrap();
+        assert_eq!(flags.bits(), 1 << 22);
+        flags.set("acl_check_on", false).unwrap();
+        assert_eq!(flags.bits(), 0);
     }
 
     #[test]

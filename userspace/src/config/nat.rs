@@ -185,6 +185,9 @@ impl Nat {
         let to = table.need("to", parsed);
         let endpoints = table.sections("endpoints", Endpoint::read);
         let select = table.get("select", parsed).unwrap_or(Select::Maglev);
+        if endpoints.len() < table.count("endpoints") {
+            return None;
+        }
         if let Err(error) = check_endpoints(&endpoints, to.as_ref()) {
             table.refuse("endpoints", &error);
             return None;

@@ -198,6 +198,13 @@ impl<'a> Table<'a> {
         sections
     }
 
+    /// How many entries the file gives a list.
+    pub(super) fn count(&self, key: &str) -> usize {
+        let value = self.entries.and_then(|entries| entries.get(key));
+        let list = value.and_then(|value| value.get_ref().as_array());
+        list.map_or(0, |list| list.len())
+    }
+
     /// Each key of a table whose keys are the user's own names.
     pub(super) fn named<T>(
         &mut self,

@@ -139,7 +139,7 @@ pub(super) fn quoted(text: &str) -> String {
     format!("`{}`", shown.escape_debug())
 }
 
-/// The candidate that takes the fewest edits, if few enough to be a slip.
+/// The candidate that takes the fewest edits for its length, if few enough to be a slip.
 pub fn nearest<'w>(word: &str, candidates: impl IntoIterator<Item = &'w str>) -> Option<&'w str> {
     const LONGEST: usize = 64;
     if word.len() > LONGEST {
@@ -149,26 +149,31 @@ pub fn nearest<'w>(word: &str, candidates: impl IntoIterator<Item = &'w str>) ->
     candidates
         .into_iter()
         .map(|candidate| (edits(&word, candidate), candidate))
-        .filter(|(edits, candidate)| *edits <= 1 + candidate.len() / 4)
+        .filter(|(edits, candidate)| *edits <= (candidate.len() * 2 / 5).max(1))
         .filter(|(edits, candidate)| *edits < candidate.len())
-        .min_by_key(|(edits, _)| *edits)
+        .min_by_key(|(edits, candidate)| edits * 100 / candidate.len())
         .map(|(_, candidate)| candidate)
 }
 
-/// Insertions, removals and replacements between two words (Levenshtein).
+/// Insertions, removals, replacements and swaps of neighbours between two words
+/// (Damerau-Levenshtein, each place edited once).
 fn edits(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (i, a) in from.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in to.iter().enumerate() {
-            let replaced = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+    let (from, to): (Vec<char>, Vec<char>) = (from.chars().collect(), to.chars().collect());
+    let mut before: Vec<usize> = Vec::new();
+    let mut last: Vec<usize> = (0..=to.len()).collect();
+    for i in 1..=from.len() {
+        let mut row = vec![i];
+        for j in 1..=to.len() {
+            let replaced = last[j - 1] + usize::from(from[i - 1] != to[j - 1]);
+            let mut least = replaced.min(last[j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && from[i - 1] == to[j - 2] && from[i - 2] == to[j - 1] {
+                least = least.min(before[j - 2] + 1);
+            }
+            row.push(least);
         }
+        before = std::mem::replace(&mut last, row);
     }
-    row[to.len()]
+    last[to.len()]
 }
 
 /// Byte offsets of one text as lines and columns.
@@ -309,6 +314,7 @@ mod tests {
         assert_eq!(nearest("natve", words), Some("native"));
         assert_eq!(nearest("OFF", words), Some("off"));
         assert_eq!(nearest("genreic", words), Some("generic"));
+        assert_eq!(nearest("xpd", ["name", "xdp"]), Some("xdp"));
         assert_eq!(nearest("hardware", words), None);
         assert_eq!(nearest("", words), None);
     }

@@ -1,0 +1,433 @@
+//! `node.toml`: every example loads, every mistake is one line with its place,
+//! nothing panics, and `--save` changes what it must and no more.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use fsm_fastpath::config::edit::{EditError, add_acl, add_nat, del_acl, del_nat, set_flag};
+use fsm_fastpath::config::{
+    Acl, AclAction, AclProto, Config, ConfigErrors, Direction, DpiMode, Endpoint, Family, Host,
+    Nat, NatProto, NatTarget, PortRange, Role, Select, XdpMode, load, network, parse, parse_on,
+};
+
+const UPLINK: &str = "[[interface]]\nname = \"eth0\"\nrole = \"uplink\"\n";
+
+fn folder(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn toml_files(path: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder(path)).expect(path);
+    let paths = entries.map(|entry| entry.expect(path).path());
+    let mut files: Vec<PathBuf> = paths
+        .filter(|path| path.extension().is_some_and(|end| end == "toml"))
+        .collect();
+    files.sort();
+    files
+}
+
+fn parsed(text: &str) -> Config {
+    let text = format!("{UPLINK}{text}");
+    parse(&text, Path::new("node.toml")).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+fn refused(text: &str) -> Vec<String> {
+    let errors = parse(text, Path::new("node.toml")).expect_err(text);
+    errors.to_string().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn every_example_loads() {
+    let files = toml_files("../configs");
+    assert!(files.len() >= 5, "{files:?}");
+    for file in files {
+        let config = load(&file).unwrap_or_else(|errors| panic!("{errors}"));
+        assert_eq!(config.not_built_yet(), Vec::<String>::new());
+        assert_eq!(config.hash().len(), 16);
+        serde_json::to_string(&config).expect("JSON");
+    }
+}
+
+#[test]
+fn the_full_example_has_every_key() {
+    fn keys(value: &serde_json::Value, found: &mut Vec<String>) {
+        match value {
+            serde_json::Value::Object(map) => {
+                for (key, value) in map {
+                    found.push(key.clone());
+                    keys(value, found);
+                }
+            }
+            serde_json::Value::Array(list) => list.iter().for_each(|value| keys(value, found)),
+            _ => {}
+        }
+    }
+    let file = folder("../configs/full.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let config = load(&file).unwrap();
+    let mut found = Vec::new();
+    keys(&serde_json::to_value(&config).unwrap(), &mut found);
+    assert!(found.len() > 100);
+    let words: Vec<&str> = text
+        .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .collect();
+    for key in found {
+        assert!(words.contains(&key.as_str()), "{key} is not in full.toml");
+    }
+}
+
+#[test]
+fn the_full_example_shows_the_defaults() {
+    let full = load(&folder("../configs/full.toml")).unwrap();
+    let empty = parsed("");
+    assert_eq!(full.flags, empty.flags);
+    assert_eq!(full.conntrack, empty.conntrack);
+    assert_eq!(full.forward, empty.forward);
+    assert_eq!(full.events, empty.events);
+    assert_eq!(full.trace, empty.trace);
+    assert_eq!(full.dpi.meter, empty.dpi.meter);
+    assert_eq!(full.dpi.stream_depth, empty.dpi.stream_depth);
+    assert_eq!(full.node.metrics, empty.node.metrics);
+    assert_eq!(full.node.bpffs, empty.node.bpffs);
+    assert_eq!(empty.dpi.mode, DpiMode::Off);
+    assert_eq!(empty.interfaces[0].xdp, XdpMode::Auto);
+    assert!(!empty.node.name.is_empty());
+}
+
+#[test]
+fn every_mistake_is_one_line_with_its_place() {
+    let files = toml_files("tests/broken");
+    assert!(files.len() >= 35);
+    let mut wrong = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        let expected = text
+            .lines()
+            .next()
+            .and_then(|l| l.strip_prefix("# expect: "));
+        let expected = expected.unwrap_or_else(|| panic!("{}: no expectation", file.display()));
+        let expected = format!("{}:{expected}", file.display());
+        let got = match load(&file) {
+            Ok(_) => "it loads".to_owned(),
+            Err(errors) => errors.to_string(),
+        };
+        if !got.starts_with(&expected) || got.lines().count() != 1 {
+            wrong.push(format!("expected {expected}\n     got {got}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn all_mistakes_are_shown_in_order() {
+    let lines = refused(
+        "[trace]\nports = [0, 80, 65536]\nipps = []\n[node]\nlog = \"loud\"\n\
+         [[interface]]\nname = \"eth0\"\nrol = \"uplink\"\n",
+    );
+    let places: Vec<&str> = lines
+        .iter()
+        .map(|l| l.split(": ").next().unwrap())
+        .collect();
+    let expected = [
+        "node.toml:2:10",
+        "node.toml:2:17",
+        "node.toml:3:1",
+        "node.toml:5:7",
+        "node.toml:6:1",
+        "node.toml:8:1",
+    ];
+    assert_eq!(places, expected, "{lines:#?}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let errors = load(Path::new("absent/node.toml")).unwrap_err();
+    assert!(matches!(errors, ConfigErrors::Unreadable { .. }));
+    let text = errors.to_string();
+    assert!(
+        text.starts_with("absent/node.toml: cannot be read: "),
+        "{text}"
+    );
+}
+
+#[test]
+fn cores_are_those_of_the_machine() {
+    let text = format!("{UPLINK}[dpi]\nmode = \"monitor\"\ncores = [3]\n");
+    let on = |cpus| parse_on(&text, Path::new("node.toml"), &Host { cpus });
+    assert!(on(4).is_ok());
+    let error = on(3).unwrap_err().to_string();
+    assert!(
+        error.ends_with("this machine has no core 3; allowed: 0 to 2"),
+        "{error}"
+    );
+    let off = text.replace("monitor", "off");
+    assert!(parse_on(&off, Path::new("node.toml"), &Host { cpus: 1 }).is_ok());
+}
+
+#[test]
+fn what_is_not_built_yet_is_named() {
+    let config = parsed(
+        "[[interface]]\nname = \"eth0\"\nrole = \"endpoint\"\nattach = \"inside\"\nnetns = \"app1\"\n\
+         [gateway]\nexclude_uids = [1337]\n[forward]\nsockmap = true\n[dpi]\nmode = \"monitor\"\n\
+         [dpi.meter]\nsyn_flood_pps = 1\n[events]\neve = \"/var/log/eve.json\"\n\
+         [trace]\nips = [\"10.0.0.1\"]\nports = [80]\n",
+    );
+    let lines = config.not_built_yet();
+    assert_eq!(lines.len(), 6, "{lines:#?}");
+    assert!(lines[0].starts_with("node.toml:7:10: interface[1].attach: not built yet: "));
+    assert!(lines[3].starts_with("node.toml:14:8: dpi.mode: not built yet: "));
+    assert!(parsed("").not_built_yet().is_empty());
+}
+
+#[test]
+fn an_exact_interface_goes_before_a_glob() {
+    let config = parsed(
+        "[[interface]]\nname = \"veth-*\"\nrole = \"endpoint\"\n\
+         [[interface]]\nname = \"veth-up\"\nrole = \"uplink\"\n\
+         [[interface]]\nname = \"veth-a*\"\nrole = \"uplink\"\n",
+    );
+    let role = |name| config.interface_for(name).map(|interface| interface.role);
+    assert_eq!(role("veth-up"), Some(Role::Uplink));
+    assert_eq!(role("veth-a1"), Some(Role::Endpoint));
+    assert_eq!(role("veth"), None);
+}
+
+#[test]
+fn the_gateway_stands_for_nat_entries() {
+    let config = parsed(
+        "[gateway]\noutbound = [\"192.0.2.1:15001\", \"[2001:db8::1]:15001\", \"192.0.2.2:15001\"]\n\
+         dns = [\"192.0.2.1:15053\"]\n",
+    );
+    let shown: Vec<String> = config
+        .all_nat()
+        .iter()
+        .map(|nat| {
+            format!(
+                "{} {} {} {}",
+                nat.direction,
+                nat.proto,
+                nat.to,
+                nat.endpoints.len()
+            )
+        })
+        .collect();
+    let expected = [
+        "egress tcp any 2",
+        "egress tcp any 1",
+        "egress udp :53 1",
+        "egress tcp :53 1",
+    ];
+    assert_eq!(shown, expected);
+}
+
+#[test]
+fn more_exact_rules_may_lie_in_others() {
+    let rule = |addr: &str, port: &str, action: &str| {
+        format!(
+            "[[acl]]\naddr = \"{addr}\"\nport = \"{port}\"\nproto = \"tcp\"\naction = \"{action}\"\n"
+        )
+    };
+    parsed(&format!(
+        "{}{}{}{}",
+        rule("10.0.0.0/8", "any", "audit"),
+        rule("10.0.0.0/8", "8000-8099", "deny"),
+        rule("10.0.0.0/8", "8080", "trusted"),
+        rule("10.1.0.0/16", "8050-8200", "trusted"),
+    ));
+}
+
+#[test]
+fn values_are_shown_as_they_are_read() {
+    for text in [
+        "10.0.0.1:80",
+        "[fd00::1]:80",
+        "10.0.0.1",
+        "fd00::1",
+        ":53",
+        "any",
+    ] {
+        assert_eq!(text.parse::<NatTarget>().unwrap().to_string(), text);
+    }
+    for text in ["any", "80", "8000-8099"] {
+        assert_eq!(text.parse::<PortRange>().unwrap().to_string(), text);
+    }
+}
+
+/// Repeatable noise (xorshift64*).
+struct Noise(u64);
+
+impl Noise {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % end
+    }
+}
+
+#[test]
+fn no_text_panics() {
+    let full = fs::read_to_string(folder("../configs/full.toml")).unwrap();
+    let file = Path::new("node.toml");
+    let mut noise = Noise(0x5eed);
+    for end in (0..full.len())
+        .filter(|end| full.is_char_boundary(*end))
+        .step_by(11)
+    {
+        let _ = parse(&full[..end], file);
+    }
+    for _ in 0..300 {
+        let mut bytes = full.clone().into_bytes();
+        for _ in 0..=noise.below(4) {
+            let at = noise.below(bytes.len());
+            bytes[at] = b"[]{}\"'=.,#\n0a-\\\xff"[noise.below(16)];
+        }
+        let _ = parse(&String::from_utf8_lossy(&bytes), file);
+    }
+    for _ in 0..300 {
+        let size = noise.below(200);
+        let bytes: Vec<u8> = (0..size).map(|_| noise.below(256) as u8).collect();
+        let _ = parse(&String::from_utf8_lossy(&bytes), file);
+    }
+    for deep in ["a=[", "[a.", "a={a=", "a."] {
+        let _ = parse(&deep.repeat(20_000), file);
+    }
+}
+
+/// A copy of an example that a test may change; removed with it.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str, text: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("fsm-config-{}-{name}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("node.toml");
+        fs::write(&file, text).unwrap();
+        Self(file)
+    }
+
+    fn text(&self) -> String {
+        fs::read_to_string(&self.0).unwrap()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(self.0.parent().unwrap());
+    }
+}
+
+fn rule(addr: &str, action: AclAction) -> Acl {
+    Acl {
+        addr: network(addr).unwrap(),
+        port: PortRange::ANY,
+        proto: AclProto::Tcp,
+        action,
+        id: 0,
+    }
+}
+
+#[test]
+fn saving_a_rule_keeps_the_rest() {
+    let full = fs::read_to_string(folder("../configs/full.toml")).unwrap();
+    let file = Scratch::new("acl", &full);
+    fs::set_permissions(&file.0, fs::Permissions::from_mode(0o640)).unwrap();
+
+    let new = rule("10.9.0.0/16", AclAction::Audit);
+    assert!(add_acl(&file.0, &new).unwrap());
+    assert!(!add_acl(&file.0, &new).unwrap());
+    let added = "[[acl]]\naddr = \"10.9.0.0/16\"\nproto = \"tcp\"\naction = \"audit\"\n";
+    assert_eq!(file.text().replacen(&format!("\n{added}"), "", 1), full);
+    assert_eq!(load(&file.0).unwrap().acl.last(), Some(&new));
+
+    assert!(add_acl(&file.0, &rule("10.9.0.0/16", AclAction::Deny)).unwrap());
+    assert_eq!(load(&file.0).unwrap().acl[2].action, AclAction::Deny);
+    assert!(del_acl(&file.0, new.addr, new.port, new.proto).unwrap());
+    assert!(!del_acl(&file.0, new.addr, new.port, new.proto).unwrap());
+    assert_eq!(file.text(), full);
+
+    let mode = fs::metadata(&file.0).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o640);
+    assert_eq!(fs::read_dir(file.0.parent().unwrap()).unwrap().count(), 1);
+}
+
+#[test]
+fn saving_keeps_comments_behind_values() {
+    let text = format!(
+        "{UPLINK}\n# clients\n[[acl]]\naddr = \"10.0.0.1\"\nproto = \"tcp\"\n\
+         action = \"deny\" # for now\n"
+    );
+    let file = Scratch::new("comment", &text);
+    assert!(add_acl(&file.0, &rule("10.0.0.1", AclAction::Trusted)).unwrap());
+    assert_eq!(file.text(), text.replace("\"deny\"", "\"trusted\""));
+}
+
+#[test]
+fn saving_understands_inline_lists() {
+    let text = format!("acl = [\n    {{ addr = \"10.0.0.1\", action = \"deny\" }},\n]\n{UPLINK}");
+    let file = Scratch::new("inline", &text);
+    let new = rule("10.0.0.2", AclAction::Deny);
+    assert!(add_acl(&file.0, &new).unwrap());
+    assert_eq!(load(&file.0).unwrap().acl[1], new);
+    assert!(del_acl(&file.0, new.addr, new.port, new.proto).unwrap());
+    assert_eq!(file.text(), text);
+}
+
+#[test]
+fn saving_nat_and_flags() {
+    let file = Scratch::new("nat", UPLINK);
+    let mut entry = Nat {
+        direction: Direction::Egress,
+        proto: NatProto::Tcp,
+        to: NatTarget::Any,
+        endpoints: vec![Endpoint::new("192.0.2.1:15001".parse().unwrap())],
+        select: Select::RoundRobin,
+    };
+    assert!(add_nat(&file.0, &entry).unwrap());
+    assert!(!add_nat(&file.0, &entry).unwrap());
+    entry.endpoints[0].active = false;
+    assert!(add_nat(&file.0, &entry).unwrap());
+    assert_eq!(load(&file.0).unwrap().nat, vec![entry.clone()]);
+    let del = |family| del_nat(&file.0, entry.direction, entry.proto, entry.to, family);
+    assert!(!del(Some(Family::Ipv6)).unwrap());
+    assert!(del(None).unwrap());
+    assert_eq!(file.text(), UPLINK);
+
+    assert!(set_flag(&file.0, Family::Ipv6, "deny_all", true).unwrap());
+    assert!(!set_flag(&file.0, Family::Ipv6, "deny_all", true).unwrap());
+    assert!(load(&file.0).unwrap().flags.ipv6.get("deny_all").unwrap());
+    assert!(
+        file.text().ends_with("\n[flags.ipv6]\ndeny_all = true\n"),
+        "{}",
+        file.text()
+    );
+    let unknown = set_flag(&file.0, Family::Ipv4, "deny_al", true);
+    assert!(matches!(unknown, Err(EditError::Value(_))));
+}
+
+#[test]
+fn saving_never_breaks_a_file() {
+    let file = Scratch::new("broken", "[node]\nlog = \"loud\"\n");
+    let refused = add_acl(&file.0, &rule("10.0.0.1", AclAction::Deny));
+    assert!(matches!(refused, Err(EditError::Config(_))));
+    assert_eq!(file.text(), "[node]\nlog = \"loud\"\n");
+    fs::write(&file.0, UPLINK).unwrap();
+    let mut entry = rule("10.0.0.1", AclAction::Deny);
+    entry.port = PortRange {
+        first: 80,
+        last: 90,
+    };
+    assert!(add_acl(&file.0, &entry).unwrap());
+    let before = file.text();
+    entry.port = PortRange {
+        first: 85,
+        last: 99,
+    };
+    entry.action = AclAction::Audit;
+    assert!(matches!(
+        add_acl(&file.0, &entry),
+        Err(EditError::Config(_))
+    ));
+    assert_eq!(file.text(), before);
+}
