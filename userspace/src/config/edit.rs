@@ -325,3 +325,6 @@ fn remove(doc: &mut DocumentMut, key: &str, at: usize) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests;
