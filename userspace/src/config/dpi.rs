@@ -334,7 +334,9 @@ impl Dpi {
             stream_depth: table
                 .get("stream_depth", stream_depth)
                 .unwrap_or(ByteSize(1 << 20)),
-            groups: table.section("groups", |groups| groups.named(group).into_iter().collect()),
+            groups: table.section("groups", |groups| {
+                groups.named_lists(group_name, |value| text(value, network))
+            }),
             policy: table.sections("policy", Policy::read),
             signature: table.sections("signature", Signature::read),
             meter: table.section("meter", Meter::read),
@@ -353,14 +355,12 @@ fn stream_depth(value: &DeValue<'_>) -> Result<ByteSize, ValueError> {
     }
 }
 
-fn group(name: &str, value: &DeValue<'_>) -> Result<Vec<IpNet>, ValueError> {
-    if !matches!(name.parse::<Peer>(), Ok(Peer::Group(_))) {
-        let what = format!("{} cannot be a group's name", quoted(name));
-        return Err(ValueError::new(what, "letters, digits, - and _"));
+fn group_name(name: &str) -> Result<(), ValueError> {
+    match name.parse::<Peer>() {
+        Ok(Peer::Group(_)) => Ok(()),
+        _ => {
+            let what = format!("{} cannot be a group's name", quoted(name));
+            Err(ValueError::new(what, "letters, digits, - and _"))
+        }
     }
-    let Some(items) = value.as_array() else {
-        return Err(ValueError::new(is_a(value), "a list of networks"));
-    };
-    let networks = items.iter().map(|item| text(item.get_ref(), network));
-    networks.collect()
 }

@@ -4,6 +4,7 @@
 //! is unknown. So the list of valid keys cannot fall behind the code, and one
 //! run reports every mistake, which serde's derive would end at the first.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
 
@@ -128,6 +129,15 @@ impl<'a> Table<'a> {
         parse: impl Fn(&DeValue<'_>) -> Result<T, ValueError>,
     ) -> Option<Vec<T>> {
         let value = self.find(key)?;
+        self.items(key, value, parse)
+    }
+
+    fn items<T>(
+        &self,
+        key: &str,
+        value: &Spanned<DeValue<'_>>,
+        parse: impl Fn(&DeValue<'_>) -> Result<T, ValueError>,
+    ) -> Option<Vec<T>> {
         let Some(items) = value.get_ref().as_array() else {
             let error = ValueError::new(values::is_a(value.get_ref()), "a list: [ … ]");
             self.wrong(key, value.span().start, &error);
@@ -205,16 +215,21 @@ impl<'a> Table<'a> {
         list.map_or(0, |list| list.len())
     }
 
-    /// Each key of a table whose keys are the user's own names.
-    pub(super) fn named<T>(
+    /// The lists of a table whose keys are the user's own names.
+    pub(super) fn named_lists<T>(
         &mut self,
-        parse: impl Fn(&str, &DeValue<'_>) -> Result<T, ValueError>,
-    ) -> Vec<(String, T)> {
-        let mut named = Vec::new();
+        check_name: impl Fn(&str) -> Result<(), ValueError>,
+        parse: impl Fn(&DeValue<'_>) -> Result<T, ValueError>,
+    ) -> BTreeMap<String, Vec<T>> {
+        let mut named = BTreeMap::new();
+        // Taken, so that none of the keys is unknown.
         for (key, value) in self.entries.take().into_iter().flatten() {
-            match parse(key.get_ref(), value.get_ref()) {
-                Ok(parsed) => named.push((key.get_ref().to_string(), parsed)),
-                Err(error) => self.wrong(key.get_ref(), value.span().start, &error),
+            let name: &str = key.get_ref();
+            if let Err(error) = check_name(name) {
+                self.wrong(name, key.span().start, &error);
+            }
+            if let Some(list) = self.items(name, value, &parse) {
+                named.insert(name.to_owned(), list);
             }
         }
         named
