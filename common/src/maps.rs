@@ -198,6 +198,24 @@ shared! {
     }
 }
 
+/// Slots of `fsm_prog` and `fsm_prog_xdp`: the programs that judge what has no flow, by tail call. A
+/// program of their own each, since the verifier multiplies the ways through a parser with those through
+/// a judgement.
+pub mod slow {
+    /// `fsm_prog`: TC from the device, IPv4.
+    pub const INGRESS4: u32 = 0;
+    /// `fsm_prog`: TC from the device, IPv6.
+    pub const INGRESS6: u32 = 1;
+    /// `fsm_prog`: TC to the device, IPv4.
+    pub const EGRESS4: u32 = 2;
+    /// `fsm_prog`: TC to the device, IPv6.
+    pub const EGRESS6: u32 = 3;
+    /// `fsm_prog_xdp`: IPv4.
+    pub const XDP4: u32 = 0;
+    /// `fsm_prog_xdp`: IPv6.
+    pub const XDP6: u32 = 1;
+}
+
 /// `BPF_F_NO_PREALLOC` (`linux/bpf.h`).
 pub const NO_PREALLOC: u32 = 1;
 
@@ -222,6 +240,8 @@ macro_rules! for_each_map {
             FSM_SKIP_PORT "fsm_skip_port" Array<u32, u8> 65536, 0;
             FSM_SKIP4 "fsm_skip4" LpmTrie<Cidr4Key, Skip> 4096, NO_PREALLOC;
             FSM_SKIP6 "fsm_skip6" LpmTrie<Cidr6Key, Skip> 4096, NO_PREALLOC;
+            FSM_PROG "fsm_prog" ProgramArray<u32, u32> 4, 0;
+            FSM_PROG_XDP "fsm_prog_xdp" ProgramArray<u32, u32> 2, 0;
             FSM_TRIP "fsm_trip" HashMap<TraceIp, TraceOn> 1024, NO_PREALLOC;
             FSM_TRPT "fsm_trpt" HashMap<TracePort, TraceOn> 1024, NO_PREALLOC;
         }
@@ -236,6 +256,8 @@ pub enum MapKind {
     HashMap = 1,
     /// BPF_MAP_TYPE_ARRAY
     Array = 2,
+    /// BPF_MAP_TYPE_PROG_ARRAY
+    ProgramArray = 3,
     /// BPF_MAP_TYPE_PERCPU_ARRAY
     PerCpuArray = 6,
     /// BPF_MAP_TYPE_LRU_HASH

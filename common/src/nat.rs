@@ -195,3 +195,9 @@ pub fn flow_hash<A: Address>(saddr: A, daddr: A, sport: [u8; 2], dport: [u8; 2])
     hash = (hash ^ hash >> 15).wrapping_mul(0x846c_a68b);
     hash ^ hash >> 16
 }
+
+/// The Maglev slot of a hash: its share of the range, by a multiplication that the verifier can bound.
+#[inline(always)]
+pub const fn slot(hash: u32) -> u32 {
+    (hash as u64 * MAGLEV_SLOTS as u64 >> 32) as u32
+}

@@ -57,6 +57,19 @@ pub type Parsed4 = Parsed<<V4 as crate::flow::Family>::Addr>;
 pub type Parsed6 = Parsed<<V6 as crate::flow::Family>::Addr>;
 
 impl<A> Parsed<A> {
+    /// Offset of the IP header. Masked (it is at most 22), for the verifier forgets the bounds of what was
+    /// on the stack.
+    #[inline(always)]
+    pub fn l3_at(&self) -> usize {
+        usize::from(self.l3 & 0x1f)
+    }
+
+    /// Offset of the transport header; masked likewise (it is at most 574).
+    #[inline(always)]
+    pub fn l4_at(&self) -> usize {
+        usize::from(self.l4 & 0x3ff)
+    }
+
     /// TCP or UDP with its header in this packet.
     #[inline(always)]
     pub fn has_ports(&self) -> bool {
@@ -295,7 +308,7 @@ fn transport<A, P: PacketView + ?Sized>(
             parsed.key.dport = [udp[2], udp[3]];
         }
         IpProto::ICMP | IpProto::ICMPV6 if payload >= ICMP_LEN => {
-            [parsed.tcp_flags] = packet.read::<1>(at).ok_or(Reason::Truncated)?;
+            [parsed.tcp_flags, _] = packet.read::<2>(at).ok_or(Reason::Truncated)?;
         }
         _ => {}
     }

@@ -18,6 +18,9 @@ pub mod acl {
     pub const AUDIT: u8 = 1;
     /// Forward without NAT or DPI.
     pub const TRUSTED: u8 = 2;
+    /// No entry speaks of the peer. Never in a map; a number, because the verifier refuses the
+    /// undefined half of an `Option` that LLVM reads ahead.
+    pub const SILENT: u8 = 3;
 }
 
 /// Protocol number in ACL keys for whatever is not TCP, UDP or ICMP (RFC 5237's reserved 255).

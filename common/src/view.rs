@@ -5,7 +5,9 @@
 
 /// Bytes of one frame, from its Ethernet header on.
 pub trait PacketView {
-    /// The `N` bytes at `offset`, or `None` where the readable part ends before them.
+    /// The `N` bytes at `offset`, or `None` where the readable part ends before them. `N` is at least 2 in
+    /// code that runs in the kernel: LLVM turns `at + 1 > end` into `at >= end`, of which the verifier
+    /// learns nothing.
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
 
     /// Length of the whole frame in bytes; may exceed what `read` can reach.

@@ -102,6 +102,12 @@ impl Skb {
         Some(())
     }
 
+    /// The context, for a tail call.
+    #[inline(always)]
+    pub fn tail_ctx(&self) -> &TcContext {
+        &self.ctx
+    }
+
     /// The context, for helpers.
     #[inline(always)]
     pub fn helper_ctx(&self) -> *mut __sk_buff {

@@ -1,9 +1,10 @@
 //! TC programs on apps' devices and uplinks: transparent NAT both ways, same-node redirects, the ACL for
 //! whatever XDP did not see; and the cgroup program that answers SO_ORIGINAL_DST.
 //!
-//! A packet's way: [`run`] parses it, asks the flags, looks its flow up and, if there is none or policy has
-//! changed, has it judged ([`fsm_common::bpf::judge`]); [`act`] translates or redirects; one exit counts.
-//! What passes is TCX_NEXT, so that other programs on the device still run.
+//! A packet's way: [`run`] parses it, asks the flags and looks its flow up; [`act`] translates or redirects;
+//! one exit counts. Where there is no flow, or policy has changed, a tail call goes to [`slow`], which has
+//! it judged ([`fsm_common::bpf::judge`]) and then acts alike. What passes is TCX_NEXT, so that other
+//! programs on the device still run.
 
 #![no_std]
 #![no_main]
@@ -12,6 +13,7 @@ mod ctx;
 mod origin;
 mod probe;
 mod redirect;
+mod slow;
 mod translate;
 
 use aya_ebpf::{bindings::TC_ACT_SHOT, macros::classifier, programs::TcContext};
@@ -20,10 +22,9 @@ use fsm_common::{
     bpf::{
         Dropped, Next, Place, count,
         fib::Host as _,
-        fragment, judge,
+        fragment,
         judge::early,
         maps::{iface, xcfg},
-        rejudge,
     },
     flow::{Flow, V4, V6, nf},
     maps::{IfaceEntry, MARK_REINJECTED, Xcfg},
@@ -33,15 +34,44 @@ use fsm_common::{
     view::PacketView as _,
     wire::l2::EtherType,
 };
+use translate::Apply;
 
 /// TCX_NEXT, and TC_ACT_UNSPEC under clsact: the next program decides.
 const NEXT: i32 = -1;
+
+/// What became of a packet, and what the kernel is told.
+type Outcome = Result<(Verdict, i32), Dropped>;
 
 /// The device that the packet is at, and how.
 #[derive(Clone, Copy)]
 struct At {
     iface: &'static IfaceEntry,
+    slot: u32,
+    hook: Hook,
     place: Place,
+}
+
+impl At {
+    #[inline(always)]
+    fn new(skb: &Skb, hook: Hook) -> Option<Self> {
+        let (slot, iface) = iface(skb.ifindex())?;
+        let place = Place::new(iface, hook as u8 == Hook::TcIngress as u8);
+        Some(Self { iface, slot, hook, place })
+    }
+
+    /// The one exit: counts, and gives the kernel its number.
+    #[inline(always)]
+    fn leave(self, outcome: Outcome, bytes: u64) -> i32 {
+        let (verdict, action) = match outcome {
+            Ok(done) => done,
+            Err(reason) => {
+                count::dropped(reason);
+                (Verdict::Drop, TC_ACT_SHOT)
+            }
+        };
+        count::packet(self.slot, self.hook, verdict, bytes);
+        action
+    }
 }
 
 /// From the device to the host.
@@ -59,24 +89,15 @@ pub fn fsm_tc_egress(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn enter(ctx: TcContext, hook: Hook) -> i32 {
     let skb = Skb::new(ctx);
-    let Some((slot, iface)) = iface(skb.ifindex()) else {
+    let Some(at) = At::new(&skb, hook) else {
         return NEXT;
     };
-    let at = At { iface, place: Place::new(iface, hook as u8 == Hook::TcIngress as u8) };
     let bytes = skb.frame_len() as u64;
-    let (verdict, action) = match run(&skb, at) {
-        Ok(done) => done,
-        Err(reason) => {
-            count::dropped(reason);
-            (Verdict::Drop, TC_ACT_SHOT)
-        }
-    };
-    count::packet(slot, hook, verdict, bytes);
-    action
+    at.leave(run(&skb, at), bytes)
 }
 
 #[inline(always)]
-fn run(skb: &Skb, at: At) -> Result<(Verdict, i32), Dropped> {
+fn run(skb: &Skb, at: At) -> Outcome {
     if skb.take_mark(MARK_REINJECTED) {
         return Ok((Verdict::Pass, NEXT));
     }
@@ -84,20 +105,14 @@ fn run(skb: &Skb, at: At) -> Result<(Verdict, i32), Dropped> {
     let cfg = xcfg().ok_or(Reason::Internal)?;
     let link = parse::link(skb)?;
     match link.ethertype {
-        EtherType::IPV4 => packet(V4, skb, at, cfg, parse::ipv4(skb, link.l3)?),
-        EtherType::IPV6 => packet(V6, skb, at, cfg, parse::ipv6(skb, link.l3)?),
+        EtherType::IPV4 => packet::<V4>(skb, at, cfg, parse::ipv4(skb, link.l3)?),
+        EtherType::IPV6 => packet::<V6>(skb, at, cfg, parse::ipv6(skb, link.l3)?),
         _ => Ok((Verdict::Pass, NEXT)),
     }
 }
 
 #[inline(always)]
-fn packet<F: translate::Apply>(
-    family: F,
-    skb: &Skb,
-    at: At,
-    cfg: &Xcfg,
-    mut packet: Parsed<F::Addr>,
-) -> Result<(Verdict, i32), Dropped> {
+fn packet<F: Apply>(skb: &Skb, at: At, cfg: &Xcfg, mut packet: Parsed<F::Addr>) -> Outcome {
     if packet.is_neighbour_discovery() {
         return Ok((Verdict::Pass, NEXT));
     }
@@ -105,61 +120,38 @@ fn packet<F: translate::Apply>(
         return Ok((Verdict::Pass, NEXT));
     }
     fragment::resolve(&mut packet)?;
-    let mut flow = F::flow(&packet.key);
-    if needs_judgement(flow, at.place) {
-        match judge::<F, _>(skb, cfg, at.iface, at.place, &packet).next()? {
-            Next::Pass => return Ok((Verdict::Pass, NEXT)),
-            Next::Flow => flow = F::flow(&packet.key),
-        }
-    }
-    // Gone again between insert and look-up: the next packet finds or makes it.
-    let Some(flow) = flow else {
-        return Ok((Verdict::Pass, NEXT));
+    let Some(flow) = F::flow(&packet.key) else {
+        return slow::call::<F>(skb, at, &packet);
     };
     // SAFETY: map value, readable until the program ends; fields have one writer (see `flow`).
     let flow = unsafe { &mut *flow };
-    if flow.generation != cfg.generation {
-        rejudge::<F, _>(skb, cfg, at.iface, at.place, &packet).next()?;
+    let is_provisional = at.place == Place::EndpointOut && flow.nf & nf::PROVISIONAL != 0;
+    if flow.generation != cfg.generation || is_provisional {
+        return slow::call::<F>(skb, at, &packet);
     }
-    count::flow(
-        flow,
-        at.iface.ifindex,
-        skb.now_ns(),
-        skb.segments(),
-        skb.frame_len() as u64,
-        packet.tcp_flags,
-    );
-    act(family, skb, at, cfg, &packet, flow)
+    act::<F>(skb, at, cfg, &packet, flow)
 }
 
-/// No flow yet, or one that the app's own device has still to judge.
+/// Does with a packet what its flow says.
 #[inline(always)]
-fn needs_judgement<A>(flow: Option<*mut Flow<A>>, place: Place) -> bool {
-    match flow {
-        None => true,
-        // SAFETY: map value, readable until the program ends.
-        Some(flow) => place == Place::EndpointOut && unsafe { (*flow).nf } & nf::PROVISIONAL != 0,
-    }
-}
-
-#[inline(always)]
-fn act<F: translate::Apply>(
-    family: F,
+fn act<F: Apply>(
     skb: &Skb,
     at: At,
     cfg: &Xcfg,
     packet: &Parsed<F::Addr>,
-    flow: &Flow<F::Addr>,
-) -> Result<(Verdict, i32), Dropped> {
+    flow: &mut Flow<F::Addr>,
+) -> Outcome {
+    let (segments, bytes) = (skb.segments(), skb.frame_len() as u64);
+    count::flow(flow, at.iface.ifindex, skb.now_ns(), segments, bytes, packet.tcp_flags);
     if flow.nf & nf::XNAT != 0 {
-        translate::translate(family, skb, cfg, packet, flow)?;
+        translate::translate::<F>(skb, cfg, packet, flow)?;
         if at.place == Place::EndpointOut && flow.nf & nf::REPLY == 0 {
-            return Ok(redirect::back_to_gateway(skb)?);
+            return redirect::back_to_gateway(skb);
         }
         return Ok((Verdict::Nat, NEXT));
     }
     if flow.nf & nf::RDIR != 0 && (at.place == Place::UplinkIn || at.place == Place::EndpointIn) {
-        return Ok(redirect::to_app(family, skb, packet, flow));
+        return Ok(redirect::to_app::<F>(skb, packet, flow));
     }
     Ok((Verdict::Pass, NEXT))
 }

@@ -102,10 +102,10 @@ fn write<const N: usize>(raw: *mut bpf_sockopt, offset: usize, bytes: [u8; N]) -
 
 #[inline(always)]
 fn finish(raw: *mut bpf_sockopt, len: i32) -> Option<()> {
-    // SAFETY: the context is valid; both fields are writable for getsockopt.
+    // SAFETY: the context is valid; both fields are writable for getsockopt, each in its own width only.
     unsafe {
-        (*raw).optlen = len;
-        (*raw).retval = 0;
+        core::ptr::write_volatile(&raw mut (*raw).optlen, len);
+        core::ptr::write_volatile(&raw mut (*raw).retval, 0);
     }
     Some(())
 }

@@ -12,7 +12,7 @@ use fsm_common::{
     view::PacketView as _,
 };
 
-use crate::{NEXT, ctx::Skb, translate::Apply};
+use crate::{NEXT, Outcome, ctx::Skb, translate::Apply};
 
 /// `BPF_F_INGRESS`.
 const INGRESS: u64 = 1;
@@ -20,7 +20,6 @@ const INGRESS: u64 = 1;
 /// Hands a packet of a redirected flow to the app; what the stack must answer passes to it.
 #[inline(always)]
 pub fn to_app<F: Apply>(
-    _: F,
     skb: &Skb,
     packet: &Parsed<F::Addr>,
     flow: &Flow<F::Addr>,
@@ -33,7 +32,7 @@ pub fn to_app<F: Apply>(
     let Some((_, app)) = iface(ifindex) else {
         return (Verdict::Pass, NEXT);
     };
-    let (l3, l4) = (usize::from(packet.l3), usize::from(packet.l4));
+    let (l3, l4) = (packet.l3_at(), packet.l4_at());
     if packet.hop_limit <= 1 {
         return pass(Reason::RedirectTtl);
     }
@@ -58,12 +57,13 @@ pub fn to_app<F: Apply>(
 #[inline(always)]
 fn hop<F: Apply>(skb: &Skb, l3: usize, hop_limit: u8) -> Option<()> {
     if F::V6 {
-        return skb.write(l3 + 7, [hop_limit - 1]);
+        let [next, _] = skb.read::<2>(l3 + 6)?;
+        return skb.write(l3 + 6, [next, hop_limit - 1]);
     }
-    let [proto] = skb.read::<1>(l3 + 9)?;
-    let old = u32::from(u16::from_ne_bytes([hop_limit, proto]));
+    let [ttl, proto, check @ ..] = skb.read::<4>(l3 + 8)?;
+    let old = u32::from(u16::from_ne_bytes([ttl, proto]));
     let new = u32::from(u16::from_ne_bytes([hop_limit - 1, proto]));
-    let check = checksum::adjust(skb.read::<2>(l3 + 10)?, checksum::difference(old, new));
+    let check = checksum::adjust(check, checksum::difference(old, new));
     skb.write(l3 + 8, [hop_limit - 1, proto, check[0], check[1]])
 }
 
@@ -75,7 +75,7 @@ fn ethernet(skb: &Skb, d: [u8; 6], s: [u8; 6]) -> Option<()> {
 /// A packet translated on its way to an app goes back to the host, as if it had just arrived on the device
 /// it came from: routing then takes it to the gateway, and reverse-path filters see what they expect.
 #[inline(always)]
-pub fn back_to_gateway(skb: &Skb) -> Result<(Verdict, i32), Reason> {
+pub fn back_to_gateway(skb: &Skb) -> Outcome {
     let from = skb.arrived_on();
     let (_, device) = iface(from).ok_or(Reason::Internal)?;
     let m = device.mac;

@@ -65,13 +65,12 @@ impl Apply for V6 {
 /// [`Reason::Truncated`] where the packet is not what its parse said; nothing is sent then.
 #[inline(always)]
 pub fn translate<F: Apply>(
-    _: F,
     skb: &Skb,
     cfg: &Xcfg,
     packet: &Parsed<F::Addr>,
     flow: &Flow<F::Addr>,
 ) -> Result<(), Reason> {
-    let (l3, l4) = (usize::from(packet.l3), usize::from(packet.l4));
+    let (l3, l4) = (packet.l3_at(), packet.l4_at());
     F::write_addresses(skb, l3, flow).ok_or(Reason::Truncated)?;
     if !packet.has_ports() {
         return Ok(());

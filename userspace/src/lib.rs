@@ -3,4 +3,5 @@
 
 pub mod api;
 pub mod config;
+pub mod loader;
 pub mod maps;

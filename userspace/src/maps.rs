@@ -100,6 +100,7 @@ fn map_type(kind: MapKind) -> MapType {
     match kind {
         MapKind::HashMap => MapType::Hash,
         MapKind::Array => MapType::Array,
+        MapKind::ProgramArray => MapType::ProgramArray,
         MapKind::PerCpuArray => MapType::PerCpuArray,
         MapKind::LruHashMap => MapType::LruHash,
         MapKind::LpmTrie => MapType::LpmTrie,

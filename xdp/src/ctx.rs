@@ -29,6 +29,12 @@ impl Frame {
         self.ctx.ingress_ifindex() as u32
     }
 
+    /// The context, for a tail call.
+    #[inline(always)]
+    pub fn tail_ctx(&self) -> &XdpContext {
+        &self.ctx
+    }
+
     /// Overwrites bytes of the frame; `None` where its first buffer ends before them.
     #[inline(always)]
     pub fn write<const N: usize>(&self, offset: usize, bytes: [u8; N]) -> Option<()> {

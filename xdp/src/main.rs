@@ -2,13 +2,15 @@
 //! stack knows of them, trusted flows to an app of this node go past it. Everything else passes to TC.
 //!
 //! A packet's way: [`run`] parses it, asks the flags, looks its flow up; without one it asks the ACL; one
-//! exit counts. Only redirected packets are counted in their flow: what passes is counted by TC.
+//! exit counts. A trusted packet without a flow goes by tail call to [`slow`]. Only redirected packets are
+//! counted in their flow: what passes is counted by TC.
 
 #![no_std]
 #![no_main]
 
 mod ctx;
 mod redirect;
+mod slow;
 
 use aya_ebpf::{
     bindings::xdp_action::{XDP_DROP, XDP_PASS},
@@ -20,9 +22,7 @@ use fsm_common::{
     bpf::{
         Dropped, Next, Place, Tables, count,
         judge::{ask_acl, early},
-        judge_trusted,
         maps::{iface, xcfg},
-        rejudge,
     },
     flow::{V4, V6, nf},
     maps::{IfaceEntry, Xcfg},
@@ -34,85 +34,86 @@ use fsm_common::{
     wire::l2::EtherType,
 };
 
+/// What became of a frame, and what the kernel is told.
+type Outcome = Result<(Verdict, u32), Dropped>;
+
+const PASS: Outcome = Ok((Verdict::Pass, XDP_PASS));
+
 /// The device that the frame is at, and how.
 #[derive(Clone, Copy)]
 struct At {
     iface: &'static IfaceEntry,
+    slot: u32,
     place: Place,
+}
+
+impl At {
+    #[inline(always)]
+    fn new(frame: &Frame) -> Option<Self> {
+        let (slot, iface) = iface(frame.ifindex())?;
+        Some(Self { iface, slot, place: Place::new(iface, true) })
+    }
+
+    /// The one exit: counts, and gives the kernel its number.
+    #[inline(always)]
+    fn leave(self, outcome: Outcome, bytes: u64) -> u32 {
+        let (verdict, action) = match outcome {
+            Ok(done) => done,
+            Err(reason) => {
+                count::dropped(reason);
+                (Verdict::Drop, XDP_DROP)
+            }
+        };
+        count::packet(self.slot, Hook::Xdp, verdict, bytes);
+        action
+    }
 }
 
 /// From the device.
 #[xdp(frags)]
 pub fn fsm_xdp(ctx: XdpContext) -> u32 {
     let frame = Frame::new(ctx);
-    let Some((slot, iface)) = iface(frame.ifindex()) else {
+    let Some(at) = At::new(&frame) else {
         return XDP_PASS;
     };
-    let at = At { iface, place: Place::new(iface, true) };
     let bytes = frame.frame_len() as u64;
-    let (verdict, action) = match run(&frame, at) {
-        Ok(done) => done,
-        Err(reason) => {
-            count::dropped(reason);
-            (Verdict::Drop, XDP_DROP)
-        }
-    };
-    count::packet(slot, Hook::Xdp, verdict, bytes);
-    action
-}
-
-/// Where a device takes frames redirected to it: attached to an app's own device, so that it has NAPI.
-#[xdp(frags)]
-pub fn fsm_xdp_pass(_: XdpContext) -> u32 {
-    XDP_PASS
+    at.leave(run(&frame, at), bytes)
 }
 
 #[inline(always)]
-fn run(frame: &Frame, at: At) -> Result<(Verdict, u32), Dropped> {
+fn run(frame: &Frame, at: At) -> Outcome {
     let cfg = xcfg().ok_or(Reason::Internal)?;
     let link = parse::link(frame)?;
     match link.ethertype {
         EtherType::IPV4 => packet::<V4>(frame, at, cfg, &parse::ipv4(frame, link.l3)?),
         EtherType::IPV6 => packet::<V6>(frame, at, cfg, &parse::ipv6(frame, link.l3)?),
-        _ => Ok((Verdict::Pass, XDP_PASS)),
+        _ => PASS,
     }
 }
 
 #[inline(always)]
-fn packet<F: Tables>(
-    frame: &Frame,
-    at: At,
-    cfg: &Xcfg,
-    packet: &Parsed<F::Addr>,
-) -> Result<(Verdict, u32), Dropped> {
-    const PASS: Result<(Verdict, u32), Dropped> = Ok((Verdict::Pass, XDP_PASS));
+fn packet<F: Tables>(frame: &Frame, at: At, cfg: &Xcfg, packet: &Parsed<F::Addr>) -> Outcome {
     if packet.is_neighbour_discovery() {
         return PASS;
     }
     if let Some(Next::Pass) = early(F::flags(cfg), packet.key.proto)? {
         return PASS;
     }
-    let mut flow = F::flow(&packet.key);
-    if flow.is_none() {
-        match ask_acl::<F>(cfg, at.place, &packet.key) {
-            Some(acl::DENY) => return Err(Reason::AclDeny.into()),
-            // Fragments follow their flow in TC, which keeps track of them.
-            Some(acl::TRUSTED) if packet.fragment as u8 == Fragment::Whole as u8 => {
-                judge_trusted::<F, _>(frame, cfg, at.iface, at.place, packet).next()?;
-                flow = F::flow(&packet.key);
-            }
-            _ => return PASS,
-        }
-    }
-    let Some(flow) = flow else {
-        return PASS;
+    // Fragments follow their flow in TC, which keeps track of them.
+    let is_whole = packet.fragment as u8 == Fragment::Whole as u8;
+    let Some(flow) = F::flow(&packet.key) else {
+        return match ask_acl::<F>(cfg, at.place, &packet.key) {
+            acl::DENY => Err(Reason::AclDeny.into()),
+            acl::TRUSTED if is_whole => slow::call::<F>(frame, packet),
+            _ => PASS,
+        };
     };
     // SAFETY: map value, readable until the program ends; fields have one writer (see `flow`).
     let flow = unsafe { &mut *flow };
     if flow.generation != cfg.generation {
-        rejudge::<F, _>(frame, cfg, at.iface, at.place, packet).next()?;
+        return slow::call::<F>(frame, packet);
     }
-    if flow.nf & nf::RDIR == 0 || packet.fragment as u8 != Fragment::Whole as u8 {
+    if flow.nf & nf::RDIR == 0 || !is_whole {
         return PASS;
     }
     Ok(redirect::to_app::<F>(frame, at.iface, packet, flow))

@@ -38,7 +38,7 @@ pub fn to_app<F: Tables>(
     if packet.hop_limit <= 1 {
         return pass(Reason::RedirectTtl);
     }
-    let l3 = usize::from(packet.l3);
+    let l3 = packet.l3_at();
     if frame.frame_len() - l3 > app.mtu as usize {
         return pass(Reason::RedirectMtu);
     }
@@ -65,12 +65,13 @@ pub fn to_app<F: Tables>(
 #[inline(always)]
 fn hop<F: Tables>(frame: &Frame, l3: usize, hop_limit: u8) -> Option<()> {
     if F::V6 {
-        return frame.write(l3 + 7, [hop_limit - 1]);
+        let [next, _] = frame.read::<2>(l3 + 6)?;
+        return frame.write(l3 + 6, [next, hop_limit - 1]);
     }
-    let [proto] = frame.read::<1>(l3 + 9)?;
-    let old = u32::from(u16::from_ne_bytes([hop_limit, proto]));
+    let [ttl, proto, check @ ..] = frame.read::<4>(l3 + 8)?;
+    let old = u32::from(u16::from_ne_bytes([ttl, proto]));
     let new = u32::from(u16::from_ne_bytes([hop_limit - 1, proto]));
-    let check = checksum::adjust(frame.read::<2>(l3 + 10)?, checksum::difference(old, new));
+    let check = checksum::adjust(check, checksum::difference(old, new));
     frame.write(l3 + 8, [hop_limit - 1, proto, check[0], check[1]])
 }
 

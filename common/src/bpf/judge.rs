@@ -134,18 +134,21 @@ pub fn early(flags: u64, proto: u8) -> Result<Option<Next>, Reason> {
     }
 }
 
-/// What the ACL says of the tuple's peer: one of [`acl`], or `None` where no entry speaks of it.
+/// What the ACL says of the tuple's peer: one of [`acl`].
 #[inline(always)]
-pub fn ask_acl<F: Tables>(cfg: &Xcfg, place: Place, key: &FlowKey<F::Addr>) -> Option<u8> {
+pub fn ask_acl<F: Tables>(cfg: &Xcfg, place: Place, key: &FlowKey<F::Addr>) -> u8 {
     if F::flags(cfg) & flags::ACL_ON == 0 || cfg.acl_kinds == 0 {
-        return None;
+        return acl::SILENT;
     }
     let (addr, port) = if place.peer_is_source() {
         (&key.saddr, key.sport)
     } else {
         (&key.daddr, key.dport)
     };
-    Some(policy::decide(&(Acl(cfg.acl_kinds), F::ITSELF), addr, port, key.proto)?.acl)
+    match policy::decide(&(Acl(cfg.acl_kinds), F::ITSELF), addr, port, key.proto) {
+        Some(value) => value.acl,
+        None => acl::SILENT,
+    }
 }
 
 /// Judges a live flow again after a change of policy or of routes. What the rules now deny is dropped; a
@@ -188,7 +191,7 @@ fn judge_again<F: Tables, H: Host>(
     } else {
         ask_acl::<F>(cfg, place, key)
     };
-    if verdict == Some(acl::DENY) {
+    if verdict == acl::DENY {
         return Err(Reason::AclDeny);
     }
     count::reason(Reason::FlowRejudged);
@@ -197,10 +200,8 @@ fn judge_again<F: Tables, H: Host>(
         return Ok(Next::Flow);
     }
     // An entry may name one side's port only: then the answer is trusted as its flow was.
-    let trusted = match verdict {
-        Some(verdict) => verdict == acl::TRUSTED,
-        None => flow.nf & (nf::TRUST | nf::REPLY) == nf::TRUST | nf::REPLY,
-    };
+    let trusted = verdict == acl::TRUSTED
+        || (verdict == acl::SILENT && flow.nf & (nf::TRUST | nf::REPLY) == nf::TRUST | nf::REPLY);
     flow.pass_unchanged(key);
     if trusted {
         plan_redirect::<F, H>(host, cfg, iface, packet, flow, fib);
@@ -233,14 +234,14 @@ fn judge_new<F: Tables, H: Host>(
 ) -> Result<Next, Reason> {
     let key = &packet.key;
     let verdict = ask_acl::<F>(cfg, place, key);
-    if verdict == Some(acl::DENY) {
+    if verdict == acl::DENY {
         return Err(Reason::AclDeny);
     }
     if is_untracked(packet) {
         return Ok(Next::Pass);
     }
     let scratch = scratch::<F, H>(host, cfg, key)?;
-    if verdict == Some(acl::TRUSTED) {
+    if verdict == acl::TRUSTED {
         return trust::<F, H>(host, cfg, iface, place, packet, scratch);
     }
     if place == Place::UplinkOut || (place == Place::EndpointOut && host.arrived_on() == 0) {
@@ -439,12 +440,13 @@ fn choose<A: Address>(entry: &mut NatValue, key: &FlowKey<A>) -> usize {
     }
     let at = if entry.select == select::ROUND_ROBIN {
         // Two CPUs may take the same turn; the shares stay even.
-        entry.ep_sel = entry.ep_sel.wrapping_add(1);
-        entry.ep_sel % MAGLEV_SLOTS
+        let turn = if entry.ep_sel >= MAGLEV_SLOTS { 0 } else { entry.ep_sel };
+        entry.ep_sel = turn + 1;
+        turn
     } else {
-        nat::flow_hash(key.saddr, key.daddr, key.sport, key.dport) % MAGLEV_SLOTS
+        nat::slot(nat::flow_hash(key.saddr, key.daddr, key.sport, key.dport))
     };
-    usize::from(entry.table[(at & 1023) as usize])
+    usize::from(entry.table[at as usize])
 }
 
 /// Stores both directions of the flow in `scratch`, the answer first: a flow without its answer would

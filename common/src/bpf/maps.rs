@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray},
 };
 
 use super::fib::FibLookup;
@@ -11,6 +11,7 @@ use crate::{
     for_each_map,
     maps::*,
     nat::{NatKey, NatTables, NatValue},
+    parse::Parsed,
     policy::{Acl4Key, Acl6Key, AclTables, AclValue, Cidr4Key, Cidr6Key, CidrRules, kind},
     stats::IfaceStats,
 };
@@ -23,6 +24,11 @@ macro_rules! statics {
         #[doc = $n]
         #[map(name = $n)]
         pub static $i: Array<$v> = Array::with_max_entries($e, $f);
+    };
+    (@ $i:ident $n:literal ProgramArray $k:ty, $v:ty, $e:expr, $f:expr) => {
+        #[doc = $n]
+        #[map(name = $n)]
+        pub static $i: ProgramArray = ProgramArray::with_max_entries($e, $f);
     };
     (@ $i:ident $n:literal PerCpuArray $k:ty, $v:ty, $e:expr, $f:expr) => {
         #[doc = $n]
@@ -56,9 +62,11 @@ const _: () = assert!(
     size_of::<LpmKey<4>>() == size_of::<Cidr4Key>() && size_of::<LpmKey<20>>() == size_of::<Cidr6Key>()
 );
 
-/// Work space of [`super::judge`], too large for the stack.
+/// Work space of [`super::judge`], too large for the stack; and what the fast program hands to the slow one.
 #[repr(C, align(8))]
 pub struct Scratch<A> {
+    /// The packet to judge.
+    pub packet: Parsed<A>,
     /// The packet's tuple after translation.
     pub forward: FlowKey<A>,
     /// Key of the answering direction.
