@@ -5,6 +5,7 @@
 //! `setup` (up and down), [`handle`] (a lab in use), [`checks`] (what `run` tries), [`report`].
 //! [`proxy`] and [`traffic`] run inside the lab as hidden sub-verbs. See `docs/lab.md`.
 
+pub mod blob;
 mod cgroup;
 pub mod checks;
 pub mod cli;

@@ -73,7 +73,7 @@ impl State {
     }
 }
 
-/// Whether a folder holds a lab's state, readable or not.
+/// Whether the folder under the lab's name is a lab's, however much of it is left.
 pub(super) fn is_lab(plan: &Plan) -> bool {
-    plan.path(FILE).exists()
+    plan.path(FILE).exists() || plan.config().exists()
 }

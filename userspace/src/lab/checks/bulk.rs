@@ -1,21 +1,14 @@
 //! Much at once: a big file both ways of going, and many connections that share source ports.
 
-use std::fs::File;
-use std::io::{Read, Write};
-use std::path::Path as FilePath;
 use std::time::Instant;
 
-use super::super::error::{Error, Result, file};
+use super::super::blob::BLOB_MIB;
+use super::super::error::Error;
 use super::super::handle::{Host, Lab};
 use super::super::plan::{Family, at, port};
 use super::super::report::{Path, Row};
-use super::super::shell;
 use super::super::traffic::load::LoadReport;
 use super::{Check, Problem};
-
-/// Size of the file that is transferred.
-pub const BLOB_MIB: u64 = 100;
-const BLOB: &str = "blob";
 
 /// All checks of this file.
 pub(super) fn all(lab: &Lab) -> Vec<Row> {
@@ -52,29 +45,6 @@ pub(super) fn all(lab: &Lab) -> Vec<Row> {
     rows
 }
 
-/// Makes the big file once a lab, and gives the sum that it must arrive with.
-pub(crate) fn prepare_blob(lab: &Lab) -> Result<String> {
-    let path = lab.plan().path("www").join(BLOB);
-    if !path.exists() {
-        fill(&path)?;
-    }
-    let sum = shell::run("sha256sum", [&path])?;
-    Ok(first_word(&sum))
-}
-
-/// Random bytes: whatever changes, repeats or swaps them shows in the sum.
-fn fill(path: &FilePath) -> Result<()> {
-    let random = "/dev/urandom";
-    let mut source = File::open(random).map_err(file(random))?;
-    let mut target = File::create(path).map_err(file(path))?;
-    let mut block = vec![0_u8; 1 << 20];
-    for _ in 0..BLOB_MIB {
-        source.read_exact(&mut block).map_err(file(random))?;
-        target.write_all(&block).map_err(file(path))?;
-    }
-    Ok(())
-}
-
 /// Loads the big file and compares its sum. Which way such connections go the small requests
 /// have shown; this is about every byte of many.
 fn download(
@@ -83,18 +53,18 @@ fn download(
     server: &str,
     source: &str,
     way: Path,
-) -> std::result::Result<(Path, String), Problem> {
-    let expected = prepare_blob(lab)?;
+) -> Result<(Path, String), Problem> {
+    let expected = lab.blob_sum()?;
     let interface = if source.is_empty() {
         String::new()
     } else {
         format!("--interface {source}")
     };
-    let pipe = format!("curl -gsS --max-time 100 {interface} 'http://{server}/{BLOB}' | sha256sum");
+    let pipe = format!("curl -gsS --max-time 100 {interface} 'http://{server}/blob' | sha256sum");
     let began = Instant::now();
     let sum = host.cmd("sh", ["-c", &pipe])?;
     let seconds = began.elapsed().as_secs_f64();
-    if first_word(&sum) != expected {
+    if sum.split_whitespace().next() != Some(expected.as_str()) {
         return Err(Problem::on(way, "the sum differs: incomplete or changed"));
     }
     let rate = BLOB_MIB as f64 / seconds;
@@ -113,7 +83,7 @@ fn many_connections(lab: &Lab, family: Family) -> Row {
     check.row(try_many(lab, &servers))
 }
 
-fn try_many(lab: &Lab, servers: &[String]) -> std::result::Result<(Path, String), Problem> {
+fn try_many(lab: &Lab, servers: &[String]) -> Result<(Path, String), Problem> {
     let binary = lab.state().binary.display().to_string();
     // Other ports each time: those of the last run may still be in TIME_WAIT.
     let first_port = (20_000 + std::process::id() % 100 * 100).to_string();
@@ -144,11 +114,4 @@ fn try_many(lab: &Lab, servers: &[String]) -> std::result::Result<(Path, String)
         return Err(Problem::on(Path::Gateway, detail));
     }
     Ok((Path::Gateway, format!("{ok} of {tried} right")))
-}
-
-fn first_word(text: &str) -> String {
-    text.split_whitespace()
-        .next()
-        .unwrap_or_default()
-        .to_owned()
 }
