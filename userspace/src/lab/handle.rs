@@ -185,7 +185,8 @@ impl Lab {
         }
     }
 
-    /// Starts the daemon on the node and waits until `status` answers.
+    /// Starts the daemon on the node and waits until it answers. `status` also works from the pins
+    /// alone, so it must name this very process.
     pub fn start_daemon(&mut self) -> Result<()> {
         let line = vec![
             self.state.binary.display().to_string(),
@@ -199,7 +200,10 @@ impl Lab {
             line,
         };
         let daemon = programs::start(&self.plan, &mut self.state, &spec)?;
-        programs::wait_ready(&daemon, DAEMON_READY, || self.fsm(&["status"]).is_ok())
+        programs::wait_ready(&daemon, DAEMON_READY, || {
+            self.fsm(&["status"])
+                .is_ok_and(|status| status["pid"] == daemon.pid)
+        })
     }
 
     /// A lab whose programs are still being started.
