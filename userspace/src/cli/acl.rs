@@ -1,0 +1,106 @@
+//! `acl`: the rules by the peer's address.
+
+use std::net::IpAddr;
+
+use clap::{Args, Subcommand};
+
+use super::out::Out;
+use super::words::{network, word};
+use super::{Failure, Global, pins};
+use crate::api::{AclArgs, Request};
+use crate::config::{AclAction, AclProto, PortRange};
+use crate::view::{acl, ip, port};
+
+/// Sub-verbs of `acl`.
+#[derive(Debug, Subcommand)]
+pub enum Acl {
+    /// Show the rules that are in force
+    List,
+    /// Add a rule, or change the one with this address, port and protocol
+    Add {
+        #[command(flatten)]
+        key: Key,
+        /// trusted: forward without NAT or DPI; audit: steer and inspect; deny: drop
+        #[arg(long, value_parser = word::<AclAction>)]
+        action: String,
+        /// The owner's tag
+        #[arg(long, default_value_t = 0)]
+        id: u16,
+        /// Write it to the configuration too; else it lasts until the next reload
+        #[arg(long)]
+        save: bool,
+    },
+    /// Remove a rule
+    Del {
+        #[command(flatten)]
+        key: Key,
+        /// Remove it from the configuration too
+        #[arg(long)]
+        save: bool,
+    },
+}
+
+/// What makes two rules the same rule.
+#[derive(Debug, Args)]
+pub struct Key {
+    /// The peer's address or network
+    #[arg(value_parser = network)]
+    addr: String,
+    /// The peer's port or FIRST-LAST; 0 for any
+    #[arg(long, default_value = "0", value_parser = word::<PortRange>)]
+    port: String,
+    /// tcp, udp, icmp or any
+    #[arg(long, default_value = "any", value_parser = word::<AclProto>)]
+    proto: String,
+}
+
+impl Key {
+    fn args(self, action: String, id: u16, save: bool) -> Result<AclArgs, Failure> {
+        let any_port = self.port.parse::<PortRange>().is_ok_and(PortRange::is_any);
+        if self.proto == AclProto::Icmp.as_str() && !any_port {
+            return Err(Failure::Usage(
+                "ICMP has no ports: leave out --port, or use --proto tcp or udp".into(),
+            ));
+        }
+        Ok(AclArgs {
+            addr: self.addr,
+            port: self.port,
+            proto: self.proto,
+            action,
+            id,
+            save,
+        })
+    }
+}
+
+pub fn run(global: &Global, verb: Acl) -> Result<(), Failure> {
+    let request = match verb {
+        Acl::List => return list(global),
+        Acl::Add {
+            key,
+            action,
+            id,
+            save,
+        } => Request::AclAdd(key.args(action, id, save)?),
+        Acl::Del { key, save } => {
+            Request::AclDel(key.args(AclAction::Audit.as_str().into(), 0, save)?)
+        }
+    };
+    let response = global.ask(&request)?;
+    Ok(Out::new(global.output).response(&response)?)
+}
+
+fn list(global: &Global) -> Result<(), Failure> {
+    let maps = global.maps()?;
+    let mut exact: Vec<(IpAddr, u16, u8, _)> = Vec::new();
+    pins::each(&maps.acl4, |key, value| {
+        exact.push((ip(key.addr), port(key.port), key.proto, value));
+        Ok(())
+    })?;
+    pins::each(&maps.acl6, |key, value| {
+        exact.push((ip(key.addr), port(key.port), key.proto, value));
+        Ok(())
+    })?;
+    let cidrs = pins::cidrs(&maps.cidr4, &maps.cidr6)?;
+    Ok(Out::new(global.output).rows(acl::rows(&exact, &cidrs))?)
+}

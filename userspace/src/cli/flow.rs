@@ -1,0 +1,253 @@
+//! `flow`: the live flows, one row each.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use clap::{Args, Subcommand};
+use fsm_common::flow::{Address, Flow as Entry, FlowKey};
+use ipnet::IpNet;
+use serde_json::json;
+
+use super::flush::flush;
+use super::out::{Out, table};
+use super::words::{proto, seconds};
+use super::{Failure, Global, pins};
+use crate::config::{self, ValueError};
+use crate::maps::Maps;
+use crate::view;
+use crate::view::flow::FlowRow;
+use crate::view::state::State;
+
+/// Sub-verbs of `flow`.
+#[derive(Debug, Subcommand)]
+pub enum Flow {
+    /// Show the flows
+    List(Filter),
+    /// Count the flows by protocol and state
+    Count(Filter),
+    /// Forget the flows; a connection that goes on is judged as a new one
+    Flush(Filter),
+}
+
+/// Which flows are meant: those that everything given is true of. Addresses and ports are those before
+/// translation.
+#[derive(Debug, Default, Clone, Args)]
+pub struct Filter {
+    /// Source address or network
+    #[arg(long, value_name = "ADDR", value_parser = config::network)]
+    src: Option<IpNet>,
+    /// Destination address or network
+    #[arg(long, value_name = "ADDR", value_parser = config::network)]
+    dst: Option<IpNet>,
+    /// Source or destination port
+    #[arg(long)]
+    port: Option<u16>,
+    /// tcp, udp or a number
+    #[arg(long, value_parser = proto)]
+    proto: Option<u8>,
+    /// A state, as ESTABLISHED or UNREPLIED
+    #[arg(long, value_parser = state)]
+    state: Option<&'static str>,
+    /// Without a packet for at least this long: seconds, or as 90s, 5m, 2h, 1d
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    older: Option<u64>,
+}
+
+fn state(text: &str) -> Result<&'static str, ValueError> {
+    let mut names: Vec<_> = State::ALL.map(State::name).into();
+    names.dedup();
+    let upper = text.to_uppercase();
+    let found = names.iter().find(|name| **name == upper);
+    found
+        .copied()
+        .ok_or_else(|| ValueError::unknown("state", text, &names))
+}
+
+impl Filter {
+    /// Whether a flow is meant.
+    pub fn matches(&self, row: &FlowRow) -> bool {
+        let within = |net: Option<IpNet>, addr: &IpAddr| net.is_none_or(|net| net.contains(addr));
+        within(self.src, &row.src)
+            && within(self.dst, &row.dst)
+            && self
+                .port
+                .is_none_or(|port| port == row.sport || port == row.dport)
+            && self
+                .proto
+                .is_none_or(|number| view::proto(number) == row.proto)
+            && self.state.is_none_or(|name| name == row.state)
+            && self.older.is_none_or(|older_s| row.idle_s >= older_s)
+    }
+}
+
+/// Calls `visit` for the rows of all flows that are meant.
+pub fn each_row(
+    maps: &Maps,
+    filter: &Filter,
+    mut visit: impl FnMut(FlowRow) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let (names, now_ns) = (pins::interfaces(), pins::now_ns());
+    let name = |index: u32| names.get(&index).cloned();
+    pins::each_flow(&maps.flow4, |key, flow, reply| {
+        visit_row(
+            filter,
+            row(key, flow, reply, now_ns, name(flow.ifindex)),
+            &mut visit,
+        )
+    })?;
+    pins::each_flow(&maps.flow6, |key, flow, reply| {
+        visit_row(
+            filter,
+            row(key, flow, reply, now_ns, name(flow.ifindex)),
+            &mut visit,
+        )
+    })
+}
+
+fn row<A: Address>(
+    key: &FlowKey<A>,
+    flow: &Entry<A>,
+    reply: Option<&Entry<A>>,
+    now_ns: u64,
+    iface: Option<String>,
+) -> FlowRow {
+    FlowRow::new(key, flow, reply, now_ns, iface)
+}
+
+fn visit_row(
+    filter: &Filter,
+    row: FlowRow,
+    visit: &mut impl FnMut(FlowRow) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    if filter.matches(&row) {
+        visit(row)
+    } else {
+        Ok(())
+    }
+}
+
+pub fn run(global: &Global, verb: Flow) -> Result<(), Failure> {
+    match verb {
+        Flow::List(filter) => list(global, &filter),
+        Flow::Count(filter) => count(global, &filter),
+        Flow::Flush(filter) => {
+            let flushed = flush(&mut global.maps()?, &filter)?;
+            let out = Out::new(global.output);
+            Ok(out.one(&json!({"flushed": flushed}), || {
+                format!("{flushed} flows forgotten")
+            })?)
+        }
+    }
+}
+
+fn list(global: &Global, filter: &Filter) -> Result<(), Failure> {
+    let maps = global.maps()?;
+    let mut list = Out::new(global.output).list();
+    each_row(&maps, filter, |row| Ok(list.push(&row)?))?;
+    Ok(list.end()?)
+}
+
+fn count(global: &Global, filter: &Filter) -> Result<(), Failure> {
+    let maps = global.maps()?;
+    let mut counts: BTreeMap<String, BTreeMap<&str, u64>> = BTreeMap::new();
+    each_row(&maps, filter, |row| {
+        *counts
+            .entry(row.proto.into_owned())
+            .or_default()
+            .entry(row.state)
+            .or_default() += 1;
+        Ok(())
+    })?;
+    let total: u64 = counts.values().flat_map(BTreeMap::values).sum();
+    let text = || {
+        let mut rows = Vec::new();
+        for (proto, states) in &counts {
+            for (state, count) in states {
+                rows.push(vec![proto.clone(), (*state).to_owned(), count.to_string()]);
+            }
+        }
+        rows.push(vec!["all".into(), "-".into(), total.to_string()]);
+        table(&["PROTO", "STATE", "FLOWS"], rows)
+    };
+    Ok(Out::new(global.output).one(&json!({"count": total, "flows": counts}), text)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::flow::Both;
+
+    fn row() -> FlowRow {
+        FlowRow {
+            src: "10.0.0.1".parse().unwrap(),
+            sport: 40000,
+            dst: "20.0.0.2".parse().unwrap(),
+            dport: 80,
+            proto: "tcp".into(),
+            family: "ipv4",
+            state: "ESTABLISHED",
+            dir: None,
+            nat: None,
+            packets: Both { orig: 1, reply: 0 },
+            bytes: Both { orig: 60, reply: 0 },
+            app: None,
+            verdict: "pass",
+            age_s: 100,
+            idle_s: 50,
+            iface: None,
+        }
+    }
+
+    #[test]
+    fn nothing_given_means_every_flow() {
+        assert!(Filter::default().matches(&row()));
+    }
+
+    #[test]
+    fn each_filter_alone_can_leave_a_flow_out() {
+        let all = Filter {
+            src: Some("10.0.0.0/8".parse().unwrap()),
+            dst: Some("20.0.0.2/32".parse().unwrap()),
+            port: Some(80),
+            proto: Some(6),
+            state: Some("ESTABLISHED"),
+            older: Some(50),
+        };
+        assert!(all.matches(&row()));
+        let others = [
+            Filter {
+                src: Some("11.0.0.0/8".parse().unwrap()),
+                ..all.clone()
+            },
+            Filter {
+                dst: Some("fd00::/8".parse().unwrap()),
+                ..all.clone()
+            },
+            Filter {
+                port: Some(81),
+                ..all.clone()
+            },
+            Filter {
+                proto: Some(17),
+                ..all.clone()
+            },
+            Filter {
+                state: Some("CLOSE"),
+                ..all.clone()
+            },
+            Filter {
+                older: Some(51),
+                ..all
+            },
+        ];
+        for other in others {
+            assert!(!other.matches(&row()), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn states_are_taken_in_any_case() {
+        assert_eq!(state("time_wait").unwrap(), "TIME_WAIT");
+        assert!(state("open").is_err());
+    }
+}

@@ -1,0 +1,96 @@
+//! `nat`: where steered flows go.
+
+use clap::{Args, Subcommand};
+
+use super::out::Out;
+use super::words::{endpoint, word};
+use super::{Failure, Global, pins};
+use crate::api::{NatArgs, Request};
+use crate::config::{Direction, NatProto, NatTarget, Select};
+use crate::view::nat::NatRow;
+
+/// Sub-verbs of `nat`.
+#[derive(Debug, Subcommand)]
+pub enum Nat {
+    /// Show the entries that are in force, those of [gateway] too
+    List,
+    /// Add an entry, or change the one with this direction, protocol and destination
+    Add {
+        #[command(flatten)]
+        key: Key,
+        /// Where the flows go: ADDR:PORT or ADDR:PORT@WEIGHT; may be repeated
+        #[arg(long, required = true, value_name = "ADDR:PORT[@WEIGHT]", value_parser = endpoint)]
+        endpoint: Vec<String>,
+        /// maglev: by a hash of the flow; round-robin: in turn
+        #[arg(long, default_value = "maglev", value_parser = word::<Select>)]
+        select: String,
+        /// Write it to the configuration too; else it lasts until the next reload
+        #[arg(long)]
+        save: bool,
+    },
+    /// Remove an entry
+    Del {
+        #[command(flatten)]
+        key: Key,
+        /// Remove it from the configuration too
+        #[arg(long)]
+        save: bool,
+    },
+}
+
+/// What makes two entries the same entry.
+#[derive(Debug, Args)]
+pub struct Key {
+    /// egress: the app sends; ingress: the app receives
+    #[arg(long, value_parser = word::<Direction>)]
+    direction: String,
+    /// tcp or udp
+    #[arg(long, value_parser = word::<NatProto>)]
+    proto: String,
+    /// The original destination: ADDR:PORT, ADDR, :PORT or any
+    #[arg(long, value_parser = word::<NatTarget>)]
+    to: String,
+}
+
+impl Key {
+    fn args(self, endpoints: Vec<String>, select: String, save: bool) -> NatArgs {
+        NatArgs {
+            direction: self.direction,
+            proto: self.proto,
+            to: self.to,
+            endpoints,
+            select,
+            save,
+        }
+    }
+}
+
+pub fn run(global: &Global, verb: Nat) -> Result<(), Failure> {
+    let request = match verb {
+        Nat::List => return list(global),
+        Nat::Add {
+            key,
+            endpoint,
+            select,
+            save,
+        } => Request::NatAdd(key.args(endpoint, select, save)),
+        Nat::Del { key, save } => {
+            Request::NatDel(key.args(Vec::new(), Select::Maglev.as_str().into(), save))
+        }
+    };
+    let response = global.ask(&request)?;
+    Ok(Out::new(global.output).response(&response)?)
+}
+
+fn list(global: &Global) -> Result<(), Failure> {
+    let maps = global.maps()?;
+    let mut rows = Vec::new();
+    pins::each(&maps.xnat, |key, value| {
+        rows.push(NatRow::new(&key, &value));
+        Ok(())
+    })?;
+    rows.sort_by(|a, b| {
+        (a.direction, &a.proto, a.family, &a.to).cmp(&(b.direction, &b.proto, b.family, &b.to))
+    });
+    Ok(Out::new(global.output).rows(rows)?)
+}
