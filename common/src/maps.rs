@@ -36,6 +36,10 @@ pub mod iface_flag {
     pub const XDP_TX: u8 = 2;
     /// Redirecting past the stack is switched on (`[forward] same_node`).
     pub const REDIRECT: u8 = 4;
+    /// For user space: GRO of the far end was switched on by us, to be switched off again.
+    pub const GRO_SET: u8 = 8;
+    /// For user space: the clsact qdisc was made by us, to be removed again.
+    pub const CLSACT_SET: u8 = 16;
 }
 
 /// Bits of `fsm_skip_port`.

@@ -4,6 +4,8 @@
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod loader;
 pub mod maps;
+pub mod model;
 pub mod view;

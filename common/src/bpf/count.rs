@@ -8,6 +8,7 @@ use crate::{
     flow::Flow,
     reason::Reason,
     stats::{Hook, Verdict},
+    wire::l4::tcp_flag,
 };
 
 /// Counts what became of a frame. `slot` is from [`super::maps::iface`].
@@ -53,5 +54,8 @@ pub fn flow<A>(flow: &mut Flow<A>, ifindex: u32, now_ns: u64, packets: u64, byte
     flow.bytes += bytes;
     if flow.tcp | tcp_flags != flow.tcp {
         flow.tcp |= tcp_flags;
+    } else if tcp_flags & tcp_flag::SYN != 0 && flow.tcp & (tcp_flag::FIN | tcp_flag::RST) != 0 {
+        // The same ports again after the end of a connection.
+        flow.tcp = tcp_flags;
     }
 }

@@ -179,6 +179,14 @@ impl Nat {
         endpoint.map_or(Family::Ipv4, |addr| Family::of(&addr))
     }
 
+    /// Checks what the endpoints must have in common, for an entry that is not from a file.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn check(&self) -> Result<(), ValueError> {
+        check_endpoints(&self.endpoints, Some(&self.to))
+    }
+
     pub(super) fn read(table: &mut Table<'_>) -> Option<Self> {
         let direction = table.need("direction", parsed);
         let proto = table.need("proto", parsed);

@@ -1,3 +1,10 @@
 //! From a checked configuration to programs on devices: objects, maps, links, and back to nothing.
 
+pub mod apply;
+pub mod attach;
+pub mod devices;
+pub mod node;
 pub mod objects;
+pub mod peer;
+pub mod preflight;
+pub mod sys;

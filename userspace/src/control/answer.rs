@@ -1,0 +1,84 @@
+//! What the daemon does for each request of the API.
+
+use anyhow::Context as _;
+
+use super::{Daemon, Question, Then, change};
+use crate::{
+    api::{Request, Response, Status},
+    config::Config,
+    loader::node,
+};
+
+impl Daemon {
+    /// Does what is asked, and answers.
+    pub(super) async fn answer(&mut self, question: Question) -> Then {
+        let is_down = question.request == Request::Down;
+        let result = self.handle(question.request).await;
+        let then = if is_down && result.is_ok() { Then::Stop } else { Then::GoOn };
+        let response = match result {
+            Ok((message, data)) => Response { ok: true, message, data },
+            Err(error) => {
+                Response { ok: false, message: format!("{error:#}"), data: serde_json::Value::Null }
+            }
+        };
+        let _ = question.answer.send(response);
+        if then == Then::Stop {
+            // Lets the answer leave before the runtime ends.
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        then
+    }
+
+    async fn handle(&mut self, request: Request) -> anyhow::Result<(String, serde_json::Value)> {
+        let nothing = serde_json::Value::Null;
+        let message = match request {
+            Request::Status => return Ok((String::new(), serde_json::to_value(self.status()?)?)),
+            Request::Reload => self.reload().await?,
+            Request::Down => {
+                let bpffs = self.node.config().node.bpffs.clone();
+                let done = node::down(&bpffs, &mut self.netlink).await?;
+                return Ok(("removed".to_owned(), serde_json::to_value(done)?));
+            }
+            Request::AclAdd(args) => self.edit(|c| change::acl_add(c, &args), "added").await?,
+            Request::AclDel(args) => self.edit(|c| change::acl_del(c, &args), "removed").await?,
+            Request::NatAdd(args) => self.edit(|c| change::nat_add(c, &args), "added").await?,
+            Request::NatDel(args) => self.edit(|c| change::nat_del(c, &args), "removed").await?,
+            Request::CfgSet { family, flag, on, save } => {
+                self.edit(|c| change::cfg_set(c, &family, &flag, on, save), "set").await?
+            }
+            Request::TraceAdd(args) => self.edit(|c| change::trace(c, &args, true), "added").await?,
+            Request::TraceDel(args) => self.edit(|c| change::trace(c, &args, false), "removed").await?,
+        };
+        Ok((message, nothing))
+    }
+
+    async fn edit(
+        &mut self,
+        edit: impl FnOnce(&mut Config) -> Result<(), change::ChangeError>,
+        done: &str,
+    ) -> anyhow::Result<String> {
+        let mut config = self.node.config().clone();
+        edit(&mut config)?;
+        self.change(config).await?;
+        Ok(done.to_owned())
+    }
+
+    fn status(&self) -> anyhow::Result<Status> {
+        let config = self.node.config();
+        let settings = self.node.maps.settings().context("fsm_xcfg")?;
+        Ok(Status {
+            node: config.node.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_s: self.started.elapsed().as_secs(),
+            config: self.path.clone(),
+            config_hash: config.hash().to_owned(),
+            generation: settings.generation,
+            fail: config.node.fail.to_string(),
+            mode: config.dpi.mode.to_string(),
+            adopted: self.node.adopted,
+            interfaces: self.node.interfaces(),
+            original_dst: config.gateway.original_dst.clone(),
+        })
+    }
+}

@@ -1,0 +1,167 @@
+//! Live changes: the daemon's configuration with one entry more or less, compiled anew. They last until the
+//! next reload; with `save` they are written to the file first.
+
+use std::net::IpAddr;
+
+use crate::{
+    api::{AclArgs, NatArgs, TraceArgs},
+    config::{Acl, Config, Endpoint, Family, Nat, ValueError, edit, listener, network},
+};
+
+/// Why a change cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// An argument is wrong.
+    #[error("{what}: {source}")]
+    Value {
+        /// Which.
+        what: &'static str,
+        /// How.
+        source: ValueError,
+    },
+    /// There is no such entry.
+    #[error("there is no such entry")]
+    NotThere,
+    /// The file cannot be changed.
+    #[error(transparent)]
+    Edit(#[from] edit::EditError),
+    /// Neither address nor port, or both.
+    #[error("trace takes either an address or a port")]
+    Trace,
+}
+
+type Result<T> = std::result::Result<T, ChangeError>;
+
+fn value<T>(what: &'static str, result: std::result::Result<T, ValueError>) -> Result<T> {
+    result.map_err(|source| ChangeError::Value { what, source })
+}
+
+fn rule(args: &AclArgs) -> Result<Acl> {
+    Ok(Acl {
+        addr: value("address", network(&args.addr))?,
+        port: value("port", args.port.parse())?,
+        proto: value("proto", args.proto.parse())?,
+        action: value("action", args.action.parse())?,
+        id: args.id,
+    })
+}
+
+/// Adds a rule, or changes the one with its key.
+///
+/// # Errors
+/// See [`ChangeError`].
+pub fn acl_add(config: &mut Config, args: &AclArgs) -> Result<()> {
+    let rule = rule(args)?;
+    if args.save {
+        edit::add_acl(config.file(), &rule)?;
+    }
+    match config.acl.iter_mut().find(|old| old.key() == rule.key()) {
+        Some(old) => *old = rule,
+        None => config.acl.push(rule),
+    }
+    Ok(())
+}
+
+/// Removes a rule.
+///
+/// # Errors
+/// See [`ChangeError`].
+pub fn acl_del(config: &mut Config, args: &AclArgs) -> Result<()> {
+    let rule = rule(args)?;
+    let before = config.acl.len();
+    config.acl.retain(|old| old.key() != rule.key());
+    let saved = args.save && edit::del_acl(config.file(), rule.addr, rule.port, rule.proto)?;
+    if config.acl.len() == before && !saved { Err(ChangeError::NotThere) } else { Ok(()) }
+}
+
+fn endpoint(text: &str) -> Result<Endpoint> {
+    let (addr, weight) = text.split_once('@').unwrap_or((text, "1"));
+    let mut endpoint = Endpoint::new(value("endpoint", listener(addr))?);
+    let number = weight.parse().map_err(|_| ValueError::new(format!("weight {weight:?}"), "0 to 65535"));
+    endpoint.weight = value("endpoint", number)?;
+    Ok(endpoint)
+}
+
+fn same(a: &Nat, b: &Nat) -> bool {
+    (a.direction, a.proto, a.to, a.family()) == (b.direction, b.proto, b.to, b.family())
+}
+
+/// Adds a NAT entry, or changes the one with its destination.
+///
+/// # Errors
+/// See [`ChangeError`].
+pub fn nat_add(config: &mut Config, args: &NatArgs) -> Result<()> {
+    let entry = Nat {
+        direction: value("direction", args.direction.parse())?,
+        proto: value("proto", args.proto.parse())?,
+        to: value("to", args.to.parse())?,
+        endpoints: args.endpoints.iter().map(|e| endpoint(e)).collect::<Result<_>>()?,
+        select: value("select", args.select.parse())?,
+    };
+    value("endpoints", entry.check())?;
+    if args.save {
+        edit::add_nat(config.file(), &entry)?;
+    }
+    match config.nat.iter_mut().find(|old| same(old, &entry)) {
+        Some(old) => *old = entry,
+        None => config.nat.push(entry),
+    }
+    Ok(())
+}
+
+/// Removes the NAT entries of a destination, of both families where it names none.
+///
+/// # Errors
+/// See [`ChangeError`].
+pub fn nat_del(config: &mut Config, args: &NatArgs) -> Result<()> {
+    let direction = value("direction", args.direction.parse())?;
+    let proto = value("proto", args.proto.parse())?;
+    let to = value("to", args.to.parse())?;
+    let before = config.nat.len();
+    config.nat.retain(|old| (old.direction, old.proto, old.to) != (direction, proto, to));
+    let saved = args.save && edit::del_nat(config.file(), direction, proto, to, None)?;
+    if config.nat.len() == before && !saved { Err(ChangeError::NotThere) } else { Ok(()) }
+}
+
+/// Sets a flag.
+///
+/// # Errors
+/// See [`ChangeError`].
+pub fn cfg_set(config: &mut Config, family: &str, flag: &str, on: bool, save: bool) -> Result<()> {
+    let family: Family = value("family", family.parse())?;
+    let flags = match family {
+        Family::Ipv4 => &mut config.flags.ipv4,
+        Family::Ipv6 => &mut config.flags.ipv6,
+    };
+    value("flag", flags.set(flag, on))?;
+    if save {
+        edit::set_flag(config.file(), family, flag, on)?;
+    }
+    Ok(())
+}
+
+/// Switches a trace on or off.
+///
+/// # Errors
+/// See [`ChangeError`].
+pub fn trace(config: &mut Config, args: &TraceArgs, on: bool) -> Result<()> {
+    match (&args.ip, args.port) {
+        (Some(ip), None) => {
+            let ip: IpAddr = value("address", crate::config::address(ip))?;
+            put(&mut config.trace.ips, ip, on)
+        }
+        (None, Some(port)) => put(&mut config.trace.ports, port, on),
+        _ => Err(ChangeError::Trace),
+    }
+}
+
+fn put<T: PartialEq>(list: &mut Vec<T>, item: T, on: bool) -> Result<()> {
+    let place = list.iter().position(|old| *old == item);
+    match (place, on) {
+        (None, true) => list.push(item),
+        (Some(at), false) => drop(list.remove(at)),
+        (None, false) => return Err(ChangeError::NotThere),
+        (Some(_), true) => {}
+    }
+    Ok(())
+}

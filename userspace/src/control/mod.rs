@@ -1,0 +1,191 @@
+//! The daemon: one task owns the data path and does one thing at a time, whatever asks for it (signals, the
+//! API, netlink, timers). The data path itself needs none of this to go on.
+//!
+//! How it stops: SIGTERM and SIGINT end the daemon and leave the data path in place, for the next daemon to
+//! take over; `down` removes the data path, then ends the daemon.
+
+mod answer;
+mod change;
+mod metrics;
+mod server;
+pub mod sweep;
+mod watch;
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use rtnetlink::Handle;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+use tracing::{debug, error, info, warn};
+
+use crate::{
+    api::Request,
+    config::{self, Config},
+    loader::node::{Node, NodeError},
+};
+
+/// How often the flow tables are swept.
+const SWEEP_EVERY: Duration = Duration::from_millis(500);
+/// How long netlink events are gathered before they are acted upon.
+const SETTLE: Duration = Duration::from_millis(30);
+
+/// A request and where its answer goes.
+struct Question {
+    request: Request,
+    answer: tokio::sync::oneshot::Sender<crate::api::Response>,
+}
+
+/// Whether to go on.
+#[derive(PartialEq, Eq)]
+enum Then {
+    GoOn,
+    Stop,
+}
+
+struct Daemon {
+    node: Node,
+    netlink: Handle,
+    path: PathBuf,
+    started: Instant,
+    sweep: sweep::Sweep,
+    reloads: metrics::Reloads,
+}
+
+/// Runs the daemon until it is told to stop.
+///
+/// # Errors
+/// Where it cannot start: one sentence that says why; the host is as it was.
+pub fn run(config: Config, path: PathBuf) -> anyhow::Result<()> {
+    let pending = config.not_built_yet();
+    anyhow::ensure!(pending.is_empty(), "{}", pending.join("\n"));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("the async runtime cannot start")?;
+    runtime.block_on(serve(config, path))
+}
+
+async fn serve(config: Config, path: PathBuf) -> anyhow::Result<()> {
+    let (connection, mut netlink, _) = rtnetlink::new_connection().context("netlink cannot be opened")?;
+    tokio::spawn(connection);
+    let api = config.node.api.clone();
+    server::refuse_second(&api)?;
+    let metrics_at = config.node.metrics;
+    let node = Node::start(config, &mut netlink).await?;
+    let (questions, mut asked) = mpsc::channel(64);
+    server::listen(&api, questions)?;
+    let (events, mut changed) = mpsc::channel(64);
+    watch::start(events).context("netlink cannot be watched")?;
+    let sweep = sweep::Sweep::new(&node.maps.dir)?;
+    let mut daemon = Daemon {
+        node,
+        netlink,
+        path,
+        started: Instant::now(),
+        sweep,
+        reloads: metrics::Reloads::default(),
+    };
+    let (scrapes, mut scraped) = mpsc::channel(8);
+    if let Some(address) = metrics_at {
+        metrics::listen(address, scrapes).with_context(|| format!("node.metrics {address}"))?;
+    }
+    let (mut hangup, mut term, mut int) = (
+        signal(SignalKind::hangup())?,
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    let mut tick = tokio::time::interval(SWEEP_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+    info!(node = daemon.node.config().node.name, adopted = daemon.node.adopted, "ready");
+    loop {
+        let then = tokio::select! {
+            Some(question) = asked.recv() => daemon.answer(question).await,
+            Some(event) = changed.recv() => daemon.follow(event, &mut changed).await,
+            Some(scrape) = scraped.recv() => {
+                let _ = scrape.send(daemon.metrics());
+                Then::GoOn
+            }
+            _ = tick.tick() => daemon.sweep(),
+            _ = hangup.recv() => {
+                if let Err(error) = daemon.reload().await {
+                    error!("not reloaded, the old configuration stays: {error:#}");
+                }
+                Then::GoOn
+            }
+            _ = term.recv() => Then::Stop,
+            _ = int.recv() => Then::Stop,
+        };
+        if then == Then::Stop {
+            break;
+        }
+    }
+    let _ = std::fs::remove_file(&api);
+    info!("ended; the data path stays (remove it with `fsm-fastpath down`)");
+    Ok(())
+}
+
+impl Daemon {
+    /// Reads the file again and takes it over.
+    async fn reload(&mut self) -> anyhow::Result<String> {
+        let result = self.reload_file().await;
+        self.reloads.count(result.is_ok());
+        result
+    }
+
+    async fn reload_file(&mut self) -> anyhow::Result<String> {
+        let config = config::load(&self.path)?;
+        let pending = config.not_built_yet();
+        anyhow::ensure!(pending.is_empty(), "{}", pending.join("\n"));
+        let old = self.node.config();
+        let fixed = |c: &Config| (c.node.bpffs.clone(), c.node.api.clone(), c.conntrack.max_flows);
+        anyhow::ensure!(
+            fixed(old) == fixed(&config),
+            "node.bpffs, node.api and conntrack.max_flows only change with a new start of the daemon"
+        );
+        let hash = config.hash().to_owned();
+        self.node.reload(config, &mut self.netlink).await?;
+        info!(config = hash, "reloaded");
+        Ok(format!("reloaded, configuration {hash}"))
+    }
+
+    /// Takes a changed configuration over as it is in memory.
+    async fn change(&mut self, config: Config) -> Result<(), NodeError> {
+        self.node.reload(config, &mut self.netlink).await
+    }
+
+    fn sweep(&mut self) -> Then {
+        let conntrack = self.node.config().conntrack;
+        // A pass over a full table takes a minute; over a common one, a step.
+        let swept = self.sweep.step(&mut self.node.maps, &conntrack, sweep::now_ns());
+        if swept.ended > 0 {
+            debug!(seen = swept.seen, ended = swept.ended, "swept");
+        }
+        Then::GoOn
+    }
+
+    /// Devices, routes or neighbours have changed; several events close together are one.
+    async fn follow(&mut self, first: watch::Event, more: &mut mpsc::Receiver<watch::Event>) -> Then {
+        let mut devices = first == watch::Event::Device;
+        tokio::time::sleep(SETTLE).await;
+        while let Ok(event) = more.try_recv() {
+            devices |= event == watch::Event::Device;
+        }
+        let result = if devices {
+            self.node.reconcile(&mut self.netlink).await
+        } else {
+            self.node.next_generation().map(drop)
+        };
+        if let Err(error) = result {
+            warn!("the host has changed and cannot be followed: {error}");
+        }
+        Then::GoOn
+    }
+}

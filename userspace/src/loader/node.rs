@@ -1,0 +1,448 @@
+//! The data path of one node: programs, maps and devices, kept in step with the configuration and the host.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use fsm_common::maps::{IFACE_PROBES, IFACE_SLOTS, IfaceEntry, iface_flag, role};
+use rtnetlink::Handle;
+use tracing::{info, warn};
+
+use super::{
+    apply::apply,
+    attach::{self, AttachError, OnDevice, TcKind},
+    devices::{self, Device},
+    objects::{LoadError, Objects, Sizes},
+    peer, preflight,
+};
+use crate::{
+    api,
+    config::{Attach, Config, Interface, Role, XdpMode},
+    maps::{Maps, PinError, pin_dir},
+    model::{Model, ModelError},
+};
+
+/// Why the data path is not as configured.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The host lacks something.
+    #[error(transparent)]
+    Host(#[from] preflight::Lack),
+    /// Programs or maps cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// Pins cannot be opened.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    /// A program cannot be attached.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// The configuration does not fit into the tables.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A map cannot be written.
+    #[error("the maps cannot be written: {0}")]
+    Map(#[from] aya::maps::MapError),
+    /// Netlink.
+    #[error("the host's devices cannot be listed: {0}")]
+    Netlink(#[from] rtnetlink::Error),
+    /// An interface named exactly is not there.
+    #[error("{at}: interface {name} does not exist on this host")]
+    NoInterface {
+        /// Place in the file.
+        at: String,
+        /// Its name.
+        name: String,
+    },
+    /// More interfaces than fit.
+    #[error("interface {name}: no slot is free among {IFACE_SLOTS}; detach other interfaces first")]
+    NoSlot {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// One device with our programs.
+#[derive(Debug, Clone)]
+struct Attached {
+    device: Device,
+    interface: Interface,
+    on: OnDevice,
+    flags: u8,
+}
+
+/// The data path.
+pub struct Node {
+    config: Config,
+    objects: Objects,
+    /// The pinned maps.
+    pub maps: Maps,
+    dir: PathBuf,
+    tc: TcKind,
+    csum_ipv6_flag: u32,
+    attached: BTreeMap<u32, Attached>,
+    /// Whether an earlier daemon's programs were taken over.
+    pub adopted: bool,
+}
+
+impl Node {
+    /// Loads, fills the maps and attaches. Nothing is attached before everything is loaded and checked.
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub async fn start(config: Config, handle: &mut Handle) -> Result<Self, NodeError> {
+        preflight::check(config.gateway.original_dst.as_deref())?;
+        let model = Model::compile(&config)?;
+        let devices = devices::list(handle).await?;
+        check_devices(&config, &devices)?;
+        preflight::mount_bpffs(&config.node.bpffs)?;
+        let dir = pin_dir(&config.node.bpffs);
+        let sizes = Sizes { flows: config.conntrack.max_flows };
+        let mut objects = Objects::load(&dir, sizes)?;
+        let links = attach::link_dir(&dir);
+        std::fs::create_dir_all(&links).map_err(|source| AttachError::Pin { path: links, source })?;
+        let csum_ipv6_flag = objects.csum_ipv6_flag().unwrap_or(0);
+        let maps = Maps::open(&config.node.bpffs)?;
+        let tc = if preflight::has_tcx() { TcKind::Tcx } else { TcKind::Clsact };
+        let adopted = !attach::attached(&dir)?.is_empty();
+        let mut node = Self {
+            config,
+            objects,
+            maps,
+            dir,
+            tc,
+            csum_ipv6_flag,
+            attached: BTreeMap::new(),
+            adopted,
+        };
+        apply(&mut node.maps, &model, node.csum_ipv6_flag)?;
+        node.attach_cgroup(None)?;
+        node.reconcile_with(devices, handle).await?;
+        Ok(node)
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Takes another configuration over; where it cannot be, the old one stays.
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub async fn reload(&mut self, config: Config, handle: &mut Handle) -> Result<(), NodeError> {
+        preflight::check(config.gateway.original_dst.as_deref())?;
+        let model = Model::compile(&config)?;
+        let devices = devices::list(handle).await?;
+        check_devices(&config, &devices)?;
+        let old = std::mem::replace(&mut self.config, config);
+        let result = self.take_over(&old, &model, devices, handle).await;
+        if result.is_err() {
+            self.config = old;
+            // The old model compiled once; put everything back as far as the kernel lets us.
+            if let (Ok(model), Ok(devices)) = (Model::compile(&self.config), devices::list(handle).await) {
+                let _ = apply(&mut self.maps, &model, self.csum_ipv6_flag);
+                let _ = self.reconcile_with(devices, handle).await;
+            }
+        }
+        result
+    }
+
+    async fn take_over(
+        &mut self,
+        old: &Config,
+        model: &Model,
+        devices: Vec<Device>,
+        handle: &mut Handle,
+    ) -> Result<(), NodeError> {
+        apply(&mut self.maps, model, self.csum_ipv6_flag)?;
+        self.attach_cgroup(Some(old))?;
+        self.reconcile_with(devices, handle).await
+    }
+
+    /// Puts a changed model into the maps.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn apply(&mut self, model: &Model) -> Result<u32, NodeError> {
+        Ok(apply(&mut self.maps, model, self.csum_ipv6_flag)?)
+    }
+
+    /// Brings devices and programs in step with the host as it is now.
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub async fn reconcile(&mut self, handle: &mut Handle) -> Result<(), NodeError> {
+        let devices = devices::list(handle).await?;
+        self.reconcile_with(devices, handle).await
+    }
+
+    /// Has every live flow judged again by its next packet: routes or neighbours have changed.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn next_generation(&mut self) -> Result<u32, NodeError> {
+        Ok(self.maps.apply_settings(|_| {})?)
+    }
+
+    async fn reconcile_with(&mut self, devices: Vec<Device>, handle: &mut Handle) -> Result<(), NodeError> {
+        let mut gone = attach::attached(&self.dir)?;
+        gone.extend(self.attached.keys());
+        let mut first_error = None;
+        for device in devices {
+            let Some(interface) = self.config.interface_for(&device.name).cloned() else {
+                continue;
+            };
+            gone.remove(&device.ifindex);
+            let known = self.attached.get(&device.ifindex);
+            if known.is_some_and(|a| same_device(&a.device, &device) && a.interface == interface) {
+                continue;
+            }
+            if let Err(error) = self.attach_device(&device, &interface, handle).await {
+                warn!("{error}");
+                first_error.get_or_insert(error);
+            }
+        }
+        for ifindex in gone {
+            self.let_go(ifindex, handle).await?;
+        }
+        match first_error {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    async fn attach_device(
+        &mut self,
+        device: &Device,
+        interface: &Interface,
+        handle: &mut Handle,
+    ) -> Result<(), NodeError> {
+        let (slot, old) = self.slot(device)?;
+        let mut entry = IfaceEntry {
+            ifindex: device.ifindex,
+            mtu: device.mtu,
+            mac: device.mac,
+            role: match interface.role {
+                Role::Uplink => role::UPLINK,
+                Role::Endpoint => role::ENDPOINT,
+            },
+            flags: old.flags & (iface_flag::GRO_SET | iface_flag::CLSACT_SET),
+        };
+        if interface.role == Role::Endpoint && self.config.forward.same_node {
+            entry.flags |= self.redirect_flags(device, handle).await;
+        }
+        if self.tc == TcKind::Clsact && attach::ensure_clsact(device)? {
+            entry.flags |= iface_flag::CLSACT_SET;
+        }
+        // The entry first: a program without one passes everything.
+        self.maps.iface.set(slot, entry, 0)?;
+        let on = attach::attach(&mut self.objects, &self.dir, device, interface.xdp, self.tc)
+            .inspect_err(|_| {
+                if !self.attached.contains_key(&device.ifindex) {
+                    let _ = self.maps.iface.set(slot, IfaceEntry::ZERO, 0);
+                    let _ = attach::detach(&self.dir, device.ifindex);
+                }
+            })?;
+        let xdp = xdp_word(&on);
+        info!(interface = device.name, role = interface.role.as_str(), xdp, adopted = on.adopted, "attached");
+        let attached =
+            Attached { device: device.clone(), interface: interface.clone(), on, flags: entry.flags };
+        self.attached.insert(device.ifindex, attached);
+        self.next_generation()?;
+        Ok(())
+    }
+
+    /// How frames can be sent to an app past the stack, once the far end is made ready for it.
+    async fn redirect_flags(&self, device: &Device, handle: &mut Handle) -> u8 {
+        let mut flags = iface_flag::REDIRECT;
+        let (true, Some(peer), Some(_)) = (device.is_pair, device.peer, device.peer_nsid) else {
+            return flags;
+        };
+        flags |= iface_flag::PEER;
+        let uses_xdp = self.config.interfaces.iter().any(|i| i.role == Role::Uplink && i.xdp != XdpMode::Off);
+        if !uses_xdp {
+            return flags;
+        }
+        let set = match peer::namespace(handle, device).await {
+            Ok(namespace) => peer::set_gro(namespace, peer, true),
+            Err(error) => Err(error),
+        };
+        match set {
+            Ok(peer::Gro::Was) => flags | iface_flag::XDP_TX,
+            Ok(peer::Gro::Set) => flags | iface_flag::XDP_TX | iface_flag::GRO_SET,
+            Err(error) => {
+                warn!(
+                    interface = device.name,
+                    "XDP cannot redirect to this app, TC does: its end of the veth cannot be reached ({error})"
+                );
+                flags
+            }
+        }
+    }
+
+    /// The slot that the programs find a device in: its own, or a free one.
+    fn slot(&self, device: &Device) -> Result<(u32, IfaceEntry), NodeError> {
+        let mut free = None;
+        for probe in 0..IFACE_PROBES {
+            let slot = (device.ifindex + probe) & (IFACE_SLOTS - 1);
+            let entry = self.maps.iface.get(&slot, 0)?;
+            if entry.ifindex == device.ifindex {
+                return Ok((slot, entry));
+            }
+            if entry.ifindex == 0 {
+                free.get_or_insert((slot, entry));
+            }
+        }
+        free.ok_or_else(|| NodeError::NoSlot { name: device.name.clone() })
+    }
+
+    async fn let_go(&mut self, ifindex: u32, handle: &mut Handle) -> Result<(), NodeError> {
+        attach::detach(&self.dir, ifindex)?;
+        let attached = self.attached.remove(&ifindex);
+        if let Some(Attached { device, flags, .. }) = &attached {
+            restore(device, *flags, self.tc, handle).await;
+            info!(interface = device.name, "detached");
+        }
+        for probe in 0..IFACE_PROBES {
+            let slot = (ifindex + probe) & (IFACE_SLOTS - 1);
+            if self.maps.iface.get(&slot, 0)?.ifindex == ifindex {
+                self.maps.iface.set(slot, IfaceEntry::ZERO, 0)?;
+            }
+        }
+        self.next_generation()?;
+        Ok(())
+    }
+
+    fn attach_cgroup(&self, old: Option<&Config>) -> Result<(), NodeError> {
+        let wanted = self.config.gateway.original_dst.as_deref();
+        let moved = old.is_some_and(|old| old.gateway.original_dst.as_deref() != wanted);
+        if moved || wanted.is_none() {
+            attach::detach_origin(&self.dir)?;
+        }
+        if let Some(cgroup) = wanted {
+            attach::attach_origin(&self.objects, &self.dir, cgroup)?;
+        }
+        Ok(())
+    }
+
+    /// What `status` shows of the devices.
+    pub fn interfaces(&self) -> Vec<api::Interface> {
+        self.attached
+            .values()
+            .map(|a| api::Interface {
+                name: a.device.name.clone(),
+                ifindex: a.device.ifindex,
+                role: a.interface.role.to_string(),
+                xdp: xdp_word(&a.on).to_owned(),
+                tc: self.tc.as_str().to_owned(),
+                links: a.on.links,
+                redirect: redirect_word(a.flags),
+            })
+            .collect()
+    }
+}
+
+fn xdp_word(on: &OnDevice) -> &'static str {
+    match on.xdp_native {
+        Some(true) => "native",
+        Some(false) => "generic",
+        None => "off",
+    }
+}
+
+fn redirect_word(flags: u8) -> String {
+    if flags & iface_flag::REDIRECT == 0 {
+        return "off".to_owned();
+    }
+    let way = if flags & iface_flag::PEER != 0 { "peer" } else { "plain" };
+    let xdp = if flags & iface_flag::XDP_TX != 0 { "+xdp" } else { "" };
+    format!("{way}{xdp}")
+}
+
+/// Whether nothing has changed that the data path depends on.
+fn same_device(a: &Device, b: &Device) -> bool {
+    let of = |d: &Device| (d.name.clone(), d.mac, d.mtu, d.peer, d.peer_nsid);
+    of(a) == of(b)
+}
+
+/// Undoes what attaching changed beside the links.
+async fn restore(device: &Device, flags: u8, tc: TcKind, handle: &mut Handle) {
+    if flags & iface_flag::GRO_SET != 0
+        && let Some(peer) = device.peer
+        && let Ok(namespace) = peer::namespace(handle, device).await
+    {
+        let _ = peer::set_gro(namespace, peer, false);
+    }
+    if tc == TcKind::Clsact {
+        attach::detach_clsact(&device.name);
+    }
+}
+
+/// Exactly named interfaces must exist; programs inside namespaces are refused before this.
+fn check_devices(config: &Config, devices: &[Device]) -> Result<(), NodeError> {
+    for (i, interface) in config.interfaces.iter().enumerate() {
+        let is_here = interface.attach == Attach::Host && interface.name.is_exact();
+        if is_here && !devices.iter().any(|d| interface.name.matches(&d.name)) {
+            return Err(NodeError::NoInterface {
+                at: config.at(&format!("interface[{i}].name")),
+                name: interface.name.to_string(),
+            });
+        }
+    }
+    for device in devices {
+        let Some(interface) = config.interface_for(&device.name) else {
+            continue;
+        };
+        let own = pin_dir(&config.node.bpffs).join("links").join(format!("{}-xdp", device.ifindex));
+        if let Some(state) = device.xdp
+            && interface.xdp != XdpMode::Off
+            && !own.exists()
+        {
+            let (name, prog_id) = (device.name.clone(), state.prog_id);
+            return Err(AttachError::ForeignXdp { name, prog_id }.into());
+        }
+    }
+    Ok(())
+}
+
+/// Removes everything that any daemon of this layout has left below `bpffs`; says what.
+///
+/// # Errors
+/// Where a pin cannot be removed.
+pub async fn down(bpffs: &Path, handle: &mut Handle) -> Result<Vec<String>, NodeError> {
+    let dir = pin_dir(bpffs);
+    let mut done = Vec::new();
+    let devices = devices::list(handle).await?;
+    if let Ok(maps) = Maps::open(bpffs) {
+        for device in &devices {
+            for probe in 0..IFACE_PROBES {
+                let entry = maps.iface.get(&((device.ifindex + probe) & (IFACE_SLOTS - 1)), 0)?;
+                if entry.ifindex == device.ifindex {
+                    let tc = if preflight::has_tcx() { TcKind::Tcx } else { TcKind::Clsact };
+                    restore(device, entry.flags, tc, handle).await;
+                    done.push(format!("{}: programs removed", device.name));
+                }
+            }
+        }
+    }
+    remove_tree(&dir)?;
+    if std::fs::read_dir(bpffs).is_ok_and(|mut entries| entries.next().is_none()) {
+        if preflight::unmount_own(bpffs) {
+            done.push(format!("{}: unmounted", bpffs.display()));
+        } else if std::fs::remove_dir(bpffs).is_ok() {
+            done.push(format!("{}: removed", bpffs.display()));
+        }
+    }
+    Ok(done)
+}
+
+fn remove_tree(dir: &Path) -> Result<(), AttachError> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(AttachError::Pin { path: dir.to_owned(), source: error })
+        }
+        _ => Ok(()),
+    }
+}

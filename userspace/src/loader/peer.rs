@@ -1,0 +1,123 @@
+//! The app's end of a veth. Frames that XDP redirects into the host's end arrive only if the other end has
+//! NAPI running, which GRO switches on (`veth_napi_enable`, drivers/net/veth.c); else the kernel drops them
+//! without a word. So GRO is switched on there, and switched off again when the device is let go.
+
+use std::{
+    ffi::CStr,
+    fs::File,
+    io,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    path::PathBuf,
+};
+
+use rtnetlink::Handle;
+
+use super::devices::{Device, namespace_id};
+
+/// What was found at the other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gro {
+    /// It was on already.
+    Was,
+    /// It is on now.
+    Set,
+}
+
+/// Namespaces that something on this host holds open: by name, or by a process.
+fn candidates() -> Vec<PathBuf> {
+    let list = |folder: &str| -> Vec<PathBuf> {
+        std::fs::read_dir(folder).map_or_else(|_| Vec::new(), |entries| {
+            entries.filter_map(Result::ok).map(|entry| entry.path()).collect()
+        })
+    };
+    let mut paths: Vec<_> = ["/run/netns", "/run/docker/netns"].into_iter().flat_map(list).collect();
+    let is_pid = |path: &PathBuf| {
+        path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()))
+    };
+    paths.extend(list("/proc").into_iter().filter(is_pid).map(|path| path.join("ns/net")));
+    paths
+}
+
+/// The namespace of the device's other end.
+///
+/// # Errors
+/// Not found where nothing on this host shows it, else what the kernel says.
+pub async fn namespace(handle: &mut Handle, device: &Device) -> io::Result<OwnedFd> {
+    let wanted = device.peer_nsid.ok_or(io::ErrorKind::NotFound)?;
+    for path in candidates() {
+        let Ok(file) = File::open(&path) else {
+            continue;
+        };
+        let file = OwnedFd::from(file);
+        if matches!(namespace_id(handle, &file).await, Ok(Some(id)) if id == wanted) {
+            return Ok(file);
+        }
+    }
+    Err(io::ErrorKind::NotFound.into())
+}
+
+/// Switches GRO of device `ifindex` in `namespace`.
+///
+/// # Errors
+/// What the kernel says.
+pub fn set_gro(namespace: OwnedFd, ifindex: u32, on: bool) -> io::Result<Gro> {
+    // A thread of its own, whose namespace dies with it.
+    std::thread::spawn(move || {
+        // SAFETY: changes this thread only.
+        if unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        switch_gro(ifindex, on)
+    })
+    .join()
+    .unwrap_or_else(|_| Err(io::Error::other("the thread has died")))
+}
+
+/// `struct ethtool_value` (`linux/ethtool.h`).
+#[repr(C)]
+struct EthtoolValue {
+    cmd: u32,
+    data: u32,
+}
+
+/// `ETHTOOL_GGRO` and `ETHTOOL_SGRO`.
+const GET_GRO: u32 = 0x2b;
+const SET_GRO: u32 = 0x2c;
+
+fn switch_gro(ifindex: u32, on: bool) -> io::Result<Gro> {
+    // SAFETY: plain call; the result is checked.
+    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given us this descriptor.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut name = [0u8; libc::IF_NAMESIZE];
+    // SAFETY: the buffer has the size that the call writes at most.
+    if unsafe { libc::if_indextoname(ifindex, name.as_mut_ptr().cast()) }.is_null() {
+        return Err(io::Error::last_os_error());
+    }
+    let mut value = EthtoolValue { cmd: GET_GRO, data: 0 };
+    ethtool(&socket, &name, &mut value)?;
+    if (value.data != 0) == on {
+        return Ok(Gro::Was);
+    }
+    value = EthtoolValue { cmd: SET_GRO, data: u32::from(on) };
+    ethtool(&socket, &name, &mut value)?;
+    Ok(Gro::Set)
+}
+
+fn ethtool(socket: &OwnedFd, name: &[u8; libc::IF_NAMESIZE], value: &mut EthtoolValue) -> io::Result<()> {
+    // SAFETY: zero is a value of this struct of integers and pointers.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    let text = CStr::from_bytes_until_nul(name).map_err(io::Error::other)?;
+    for (to, from) in request.ifr_name.iter_mut().zip(text.to_bytes_with_nul()) {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_data = (&raw mut *value).cast();
+    // SAFETY: the request points to a value that lives through the call.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

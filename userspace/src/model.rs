@@ -1,0 +1,236 @@
+//! The checked configuration, compiled to what the kernel's maps hold. Pure: nothing on the host is read or
+//! changed here.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use fsm_common::{
+    maps::{Skip, TraceIp, TraceOn, TracePort, feature, skip, sys},
+    nat::{self, MAX_ENDPOINTS, NatEndpoint, NatKey, NatValue, dir, select},
+    policy::{Acl4Key, Acl6Key, AclValue, CidrRules},
+    wire::l3::IpProto,
+};
+use ipnet::IpNet;
+
+use crate::config::{
+    Acl, AclAction, AclProto, Config, Direction, Fail, Family, Nat, NatProto, NatTarget, PortRange, Select,
+};
+
+mod acl;
+
+/// A configuration that is right by itself but does not fit into the kernel's tables.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ModelError {
+    /// Too many rules over one prefix.
+    #[error(
+        "acl: {prefix} has {count} rules with those of the networks around it; at most {max} fit: \
+         merge port ranges or narrow the outer networks"
+    )]
+    TooManyRules {
+        /// The prefix.
+        prefix: IpNet,
+        /// Its rules.
+        count: usize,
+        /// What fits.
+        max: usize,
+    },
+}
+
+/// What the maps are to hold.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Model {
+    /// `fsm_xacl`
+    pub acl4: HashMap<Acl4Key, AclValue>,
+    /// `fsm_xacl6`
+    pub acl6: HashMap<Acl6Key, AclValue>,
+    /// `fsm_cidr4`
+    pub cidr4: HashMap<(u32, [u8; 4]), CidrRules>,
+    /// `fsm_cidr6`
+    pub cidr6: HashMap<(u32, [u8; 16]), CidrRules>,
+    /// `fsm_xnat`
+    pub nat: HashMap<NatKey, NatValue>,
+    /// `fsm_skip_port`: ports with bits
+    pub skip_port: HashMap<u16, u8>,
+    /// `fsm_skip4`
+    pub skip4: HashMap<(u32, [u8; 4]), Skip>,
+    /// `fsm_skip6`
+    pub skip6: HashMap<(u32, [u8; 16]), Skip>,
+    /// `fsm_trip`
+    pub trip: HashMap<TraceIp, TraceOn>,
+    /// `fsm_trpt`
+    pub trpt: HashMap<TracePort, TraceOn>,
+    /// Flags of IPv4 and IPv6.
+    pub flags: [u64; 2],
+    /// Bits of `policy::kind`.
+    pub acl_kinds: u32,
+    /// Bits of `nat::kind`.
+    pub nat_kinds: u32,
+    /// Bits of `maps::feature`.
+    pub features: u32,
+    /// `node.fail` is open.
+    pub fail_open: bool,
+}
+
+impl Model {
+    /// Compiles a configuration.
+    ///
+    /// # Errors
+    /// See [`ModelError`].
+    pub fn compile(config: &Config) -> Result<Self, ModelError> {
+        let mut model = Self {
+            flags: [config.flags.ipv4.bits(), config.flags.ipv6.bits()],
+            fail_open: config.node.fail == Fail::Open,
+            ..Self::default()
+        };
+        let mut rules = gateway_rules(config);
+        rules.extend(&config.acl);
+        acl::compile(&mut model, &rules)?;
+        // Explicit entries last: a live one may take the place of a listener.
+        for entry in config.gateway.nat().iter().chain(&config.nat) {
+            model.add_nat(entry);
+        }
+        model.add_exclusions(config);
+        model.add_traces(config);
+        Ok(model)
+    }
+
+    fn add_nat(&mut self, entry: &Nat) {
+        let (key, kind) = nat_key(entry);
+        let is_udp = entry.proto == NatProto::Udp;
+        self.nat_kinds |= kind << nat::kind::shift(key.dir, is_udp, key.v6 != 0);
+        self.nat.insert(key, nat_value(entry));
+    }
+
+    fn add_exclusions(&mut self, config: &Config) {
+        let gateway = &config.gateway;
+        for (ports, bit) in [
+            (&gateway.exclude_inbound_ports, skip::INBOUND),
+            (&gateway.exclude_outbound_ports, skip::OUTBOUND),
+        ] {
+            for &port in ports {
+                *self.skip_port.entry(port).or_default() |= bit;
+                self.features |= feature::SKIP_PORT;
+            }
+        }
+        let value = Skip { bits: u64::from(skip::OUTBOUND) };
+        for network in &gateway.exclude_outbound_cidrs {
+            match network {
+                IpNet::V4(net) => {
+                    self.skip4.insert((net.prefix_len().into(), net.network().octets()), value);
+                    self.features |= feature::SKIP_CIDR4;
+                }
+                IpNet::V6(net) => {
+                    self.skip6.insert((net.prefix_len().into(), net.network().octets()), value);
+                    self.features |= feature::SKIP_CIDR6;
+                }
+            }
+        }
+    }
+
+    fn add_traces(&mut self, config: &Config) {
+        for &ip in &config.trace.ips {
+            self.trip.insert(trace_ip(ip), TRACED);
+        }
+        for &port in &config.trace.ports {
+            self.trpt.insert(trace_port(port), TRACED);
+        }
+    }
+}
+
+/// Traced in both directions.
+pub const TRACED: TraceOn = TraceOn { ingress: 1, egress: 1, pad: [0; 6] };
+
+/// Key of `fsm_trip`.
+pub fn trace_ip(ip: IpAddr) -> TraceIp {
+    TraceIp { addr: wide(ip), sys: sys::MESH.into(), pad: 0 }
+}
+
+/// Key of `fsm_trpt`.
+pub fn trace_port(port: u16) -> TracePort {
+    TracePort { sys: sys::MESH.into(), port: port.to_be_bytes(), pad: [0; 2] }
+}
+
+/// An address as the maps have it: IPv4 in the first four of 16 bytes.
+pub fn wide(addr: IpAddr) -> [u8; 16] {
+    match addr {
+        IpAddr::V4(addr) => {
+            let mut wide = [0; 16];
+            wide[..4].copy_from_slice(&addr.octets());
+            wide
+        }
+        IpAddr::V6(addr) => addr.octets(),
+    }
+}
+
+/// What the gateway's own addresses mean: trusted, but for the listeners, whose traffic is steered. They come
+/// before the configured rules, which may say otherwise.
+fn gateway_rules(config: &Config) -> Vec<Acl> {
+    let gateway = &config.gateway;
+    let listeners = || gateway.inbound.iter().chain(&gateway.outbound).chain(&gateway.dns);
+    let rule = |socket: &SocketAddr, port, proto, action| Acl {
+        addr: IpNet::from(socket.ip()),
+        port,
+        proto,
+        action,
+        id: 0,
+    };
+    let trusted = listeners().map(|l| rule(l, PortRange::ANY, AclProto::Any, AclAction::Trusted));
+    let audited = listeners().flat_map(|l| {
+        [AclProto::Tcp, AclProto::Udp].map(|proto| rule(l, PortRange::one(l.port()), proto, AclAction::Audit))
+    });
+    trusted.chain(audited).collect()
+}
+
+/// The map key of an entry, and its kind.
+pub fn nat_key(entry: &Nat) -> (NatKey, u32) {
+    let (addr, port, kind) = match entry.to {
+        NatTarget::AddrPort(socket) => (Some(socket.ip()), socket.port(), nat::kind::ADDR_PORT),
+        NatTarget::Addr(addr) => (Some(addr), 0, nat::kind::ADDR),
+        NatTarget::Port(port) => (None, port, nat::kind::PORT),
+        NatTarget::Any => (None, 0, nat::kind::ANY),
+    };
+    let key = NatKey {
+        daddr: addr.map_or([0; 16], wide),
+        dport: port.to_be_bytes(),
+        proto: match entry.proto {
+            NatProto::Tcp => IpProto::TCP.0,
+            NatProto::Udp => IpProto::UDP.0,
+        },
+        dir: match entry.direction {
+            Direction::Ingress => dir::INGRESS,
+            Direction::Egress => dir::EGRESS,
+        },
+        v6: u8::from(entry.family() == Family::Ipv6),
+        sys: sys::MESH,
+        pad: [0; 2],
+    };
+    (key, kind)
+}
+
+fn nat_value(entry: &Nat) -> NatValue {
+    let mut value = NatValue {
+        ep_cnt: entry.endpoints.len().min(MAX_ENDPOINTS) as u16,
+        select: match entry.select {
+            Select::Maglev => select::MAGLEV,
+            Select::RoundRobin => select::ROUND_ROBIN,
+        },
+        ..NatValue::ZERO
+    };
+    for (to, from) in value.endpoints.iter_mut().zip(&entry.endpoints) {
+        *to = NatEndpoint {
+            addr: wide(from.addr.ip()),
+            port: from.addr.port().to_be_bytes(),
+            weight: from.weight,
+            active: u8::from(from.active),
+            ..NatEndpoint::ZERO
+        };
+    }
+    let used = usize::from(value.ep_cnt);
+    value.usable = u8::from(nat::maglev(&mut value.table, &value.endpoints[..used]));
+    value
+}
+
+#[cfg(test)]
+mod tests;

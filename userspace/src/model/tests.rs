@@ -1,0 +1,130 @@
+//! What a configuration becomes, checked by asking as the kernel asks.
+
+use std::path::Path;
+
+use fsm_common::{
+    maps::sys,
+    policy::{AclTables, AclValue, acl, decide},
+};
+
+use super::*;
+use crate::config;
+
+fn compile(text: &str) -> Model {
+    let text = format!("[[interface]]\nname = \"eth0\"\nrole = \"uplink\"\n{text}");
+    let config = config::parse(&text, Path::new("node.toml")).unwrap();
+    Model::compile(&config).unwrap()
+}
+
+impl AclTables<[u8; 4]> for Model {
+    fn exact(&self, addr: &[u8; 4], port: [u8; 2], proto: u8) -> Option<AclValue> {
+        self.acl4.get(&Acl4Key { addr: *addr, port, proto, sys: sys::MESH }).copied()
+    }
+
+    fn cidr(&self, addr: &[u8; 4], proto: u8, port: u16) -> Option<AclValue> {
+        let longest = (0..=32u32).rev().find_map(|len| {
+            let mask = if len == 0 { 0 } else { u32::MAX << (32 - len) };
+            self.cidr4.get(&(len, (u32::from_be_bytes(*addr) & mask).to_be_bytes()))
+        });
+        longest?.find(proto, port)
+    }
+
+    fn kinds(&self) -> u32 {
+        self.acl_kinds
+    }
+}
+
+fn ask(model: &Model, addr: [u8; 4], port: u16, proto: u8) -> Option<u8> {
+    decide(model, &addr, port.to_be_bytes(), proto).map(|value| value.acl)
+}
+
+#[test]
+fn an_exact_port_goes_before_a_range_before_the_address_before_its_network() {
+    let model = compile(
+        r#"
+        [[acl]]
+        addr = "10.0.0.0/8"
+        action = "deny"
+        [[acl]]
+        addr = "10.0.0.1"
+        action = "trusted"
+        [[acl]]
+        addr = "10.0.0.1"
+        port = "8000-8099"
+        proto = "tcp"
+        action = "deny"
+        [[acl]]
+        addr = "10.0.0.1"
+        port = 8080
+        proto = "tcp"
+        action = "audit"
+        "#,
+    );
+    assert_eq!(ask(&model, [10, 0, 0, 1], 8080, 6), Some(acl::AUDIT));
+    assert_eq!(ask(&model, [10, 0, 0, 1], 8081, 6), Some(acl::DENY));
+    assert_eq!(ask(&model, [10, 0, 0, 1], 8081, 17), Some(acl::TRUSTED));
+    assert_eq!(ask(&model, [10, 0, 0, 1], 22, 6), Some(acl::TRUSTED));
+    assert_eq!(ask(&model, [10, 0, 0, 2], 22, 6), Some(acl::DENY));
+    assert_eq!(ask(&model, [11, 0, 0, 2], 22, 6), None);
+}
+
+#[test]
+fn an_inner_network_that_does_not_speak_of_a_port_leaves_it_to_the_outer_one() {
+    let model = compile(
+        r#"
+        [[acl]]
+        addr = "10.0.0.0/8"
+        port = "1-1023"
+        action = "deny"
+        [[acl]]
+        addr = "10.1.0.0/16"
+        port = "8000-9000"
+        proto = "tcp"
+        action = "trusted"
+        "#,
+    );
+    assert_eq!(ask(&model, [10, 1, 0, 1], 22, 6), Some(acl::DENY));
+    assert_eq!(ask(&model, [10, 1, 0, 1], 8080, 6), Some(acl::TRUSTED));
+    assert_eq!(ask(&model, [10, 1, 0, 1], 9001, 6), None);
+}
+
+#[test]
+fn a_rule_that_names_the_protocol_goes_before_one_for_any() {
+    let model = compile(
+        r#"
+        [[acl]]
+        addr = "10.0.0.1"
+        proto = "udp"
+        action = "deny"
+        [[acl]]
+        addr = "10.0.0.1"
+        action = "trusted"
+        "#,
+    );
+    assert_eq!(ask(&model, [10, 0, 0, 1], 53, 17), Some(acl::DENY));
+    assert_eq!(ask(&model, [10, 0, 0, 1], 53, 6), Some(acl::TRUSTED));
+    assert_eq!(ask(&model, [10, 0, 0, 1], 0, 1), Some(acl::TRUSTED));
+    assert_eq!(ask(&model, [10, 0, 0, 1], 0, 132), Some(acl::TRUSTED));
+}
+
+#[test]
+fn the_gateway_is_trusted_and_its_listeners_are_audited() {
+    let model = compile("[gateway]\noutbound = [\"192.168.226.22:15001\"]\n");
+    assert_eq!(ask(&model, [192, 168, 226, 22], 40000, 6), Some(acl::TRUSTED));
+    assert_eq!(ask(&model, [192, 168, 226, 22], 15001, 6), Some(acl::AUDIT));
+}
+
+#[test]
+fn sixteen_rules_over_one_prefix_are_refused_by_name() {
+    let mut text = String::from("[[interface]]\nname = \"eth0\"\nrole = \"uplink\"\n");
+    for i in 0..16 {
+        text += &format!(
+            "[[acl]]\naddr = \"10.0.0.0/24\"\nport = \"{}-{}\"\nproto = \"tcp\"\naction = \"deny\"\n",
+            100 * i + 1,
+            100 * i + 2
+        );
+    }
+    let config = config::parse(&text, Path::new("node.toml")).unwrap();
+    let error = Model::compile(&config).unwrap_err().to_string();
+    assert!(error.contains("10.0.0.0/24") && error.contains("16"), "{error}");
+}
