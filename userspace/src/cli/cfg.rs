@@ -33,7 +33,7 @@ pub enum Cfg {
         #[arg(value_parser = flag)]
         flag: String,
         /// on or off
-        #[arg(value_parser = on_off)]
+        #[arg(action = clap::ArgAction::Set, value_name = "on|off", value_parser = on_off)]
         value: bool,
         /// Write it to the configuration too; else it lasts until the next reload
         #[arg(long)]
