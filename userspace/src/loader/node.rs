@@ -428,7 +428,11 @@ pub async fn down(bpffs: &Path, handle: &mut Handle) -> Result<Vec<String>, Node
         }
     }
     remove_tree(&dir)?;
-    if std::fs::read_dir(bpffs).is_ok_and(|mut entries| entries.next().is_none()) {
+    // A bpffs has two files of the kernel's own, maps.debug and progs.debug.
+    let is_ours = |name: &std::ffi::OsStr| !name.as_encoded_bytes().ends_with(b".debug");
+    let is_empty = std::fs::read_dir(bpffs)
+        .is_ok_and(|mut entries| !entries.any(|e| e.is_ok_and(|e| is_ours(&e.file_name()))));
+    if is_empty {
         if preflight::unmount_own(bpffs) {
             done.push(format!("{}: unmounted", bpffs.display()));
         } else if std::fs::remove_dir(bpffs).is_ok() {
