@@ -4,13 +4,13 @@ use serde_json::json;
 
 use super::out::Out;
 use super::{Failure, Global, wiring};
-use crate::api::{ApiError, Request};
+use crate::api::Request;
 
 pub fn run(global: &Global) -> Result<(), Failure> {
     let out = Out::new(global.output);
     match global.ask(&Request::Down) {
         Ok(response) => Ok(out.response(&response)?),
-        Err(Failure::Api(ApiError::Connect { .. })) => {
+        Err(failure) if failure.is_daemon_missing() => {
             let removed = wiring::take_down(&global.config()?)?;
             let text = || match removed.is_empty() {
                 true => "nothing was there to remove".to_owned(),

@@ -47,6 +47,14 @@ impl Failure {
         }
     }
 
+    /// Whether no daemon runs, as opposed to one that must not be asked.
+    pub fn is_daemon_missing(&self) -> bool {
+        let Self::Api(ApiError::Connect { source, .. }) = self else {
+            return false;
+        };
+        source.kind() != io::ErrorKind::PermissionDenied
+    }
+
     /// Whether whoever reads the output has read enough (`| head`).
     pub fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)

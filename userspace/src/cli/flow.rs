@@ -134,7 +134,7 @@ pub fn run(global: &Global, verb: Flow) -> Result<(), Failure> {
             let flushed = flush(&mut global.maps()?, &filter)?;
             let out = Out::new(global.output);
             Ok(out.one(&json!({"flushed": flushed}), || {
-                format!("{flushed} flows forgotten")
+                format!("flows forgotten: {flushed}")
             })?)
         }
     }

@@ -32,7 +32,7 @@ fn ask(global: &Global) -> Result<Option<Status>, Failure> {
             let status = serde_json::from_value(response.data).map_err(ApiError::Format)?;
             Ok(Some(status))
         }
-        Err(Failure::Api(ApiError::Connect { .. })) => Ok(None),
+        Err(failure) if failure.is_daemon_missing() => Ok(None),
         Err(failure) => Err(failure),
     }
 }

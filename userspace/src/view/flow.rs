@@ -195,7 +195,7 @@ pub fn seconds(s: u64) -> String {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::view) mod tests {
     use super::*;
     use serde_json::json;
 
