@@ -296,7 +296,14 @@ impl<A: Address> Flow<A> {
         let mac = self.to_daddr.head();
         (
             u32::from_ne_bytes(self.to_saddr.head()),
-            [mac[0], mac[1], mac[2], mac[3], self.to_sport[0], self.to_sport[1]],
+            [
+                mac[0],
+                mac[1],
+                mac[2],
+                mac[3],
+                self.to_sport[0],
+                self.to_sport[1],
+            ],
         )
     }
 

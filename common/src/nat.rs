@@ -132,7 +132,11 @@ pub fn lookup<A: Address, T: NatTables>(
         return Some(entry);
     }
     key.dport = [0; 2];
-    if kinds & kind::ANY != 0 { tables.entry(key) } else { None }
+    if kinds & kind::ANY != 0 {
+        tables.entry(key)
+    } else {
+        None
+    }
 }
 
 /// Fills `table` by Maglev's population (NSDI 2016, §3.4): weights are turns, inactive endpoints get none.

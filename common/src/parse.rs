@@ -85,7 +85,8 @@ impl<A> Parsed<A> {
     /// RFC 4861 message; always let through.
     #[inline(always)]
     pub fn is_neighbour_discovery(&self) -> bool {
-        self.key.proto == IpProto::ICMPV6.0 && is_neighbour_discovery(self.tcp_flags, self.hop_limit)
+        self.key.proto == IpProto::ICMPV6.0
+            && is_neighbour_discovery(self.tcp_flags, self.hop_limit)
     }
 }
 
@@ -128,7 +129,10 @@ pub fn link<P: PacketView + ?Sized>(packet: &P) -> Result<Link, Reason> {
     if ethertype.is_vlan() {
         return Err(Reason::BadVlan);
     }
-    Ok(Link { ethertype, l3: l3 as u16 })
+    Ok(Link {
+        ethertype,
+        l3: l3 as u16,
+    })
 }
 
 #[inline(always)]
@@ -223,7 +227,11 @@ pub fn ipv6<P: PacketView + ?Sized>(packet: &P, l3: u16) -> Result<Parsed6, Reas
 const fn is_extension(next: u8) -> bool {
     matches!(
         IpProto(next),
-        IpProto::HOP_BY_HOP | IpProto::ROUTING | IpProto::FRAGMENT | IpProto::AH | IpProto::DEST_OPTS
+        IpProto::HOP_BY_HOP
+            | IpProto::ROUTING
+            | IpProto::FRAGMENT
+            | IpProto::AH
+            | IpProto::DEST_OPTS
     )
 }
 
@@ -275,7 +283,13 @@ fn transport<A, P: PacketView + ?Sized>(
     }
     let at = usize::from(parsed.l4);
     // RFC 1858: a first fragment too short for its header hides it from every rule
-    let short = |reason| if parsed.fragment as u8 == Fragment::First as u8 { Reason::FragmentTiny } else { reason };
+    let short = |reason| {
+        if parsed.fragment as u8 == Fragment::First as u8 {
+            Reason::FragmentTiny
+        } else {
+            reason
+        }
+    };
     match IpProto(parsed.key.proto) {
         IpProto::TCP => {
             if payload < TCP_LEN {

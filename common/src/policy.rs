@@ -4,11 +4,7 @@
 //! CIDR. User space compiles CIDRs so that the longest one carries the rules of those around it: the
 //! kernel looks once.
 
-use crate::{
-    flow::Address,
-    shared,
-    wire::l3::IpProto,
-};
+use crate::{flow::Address, shared, wire::l3::IpProto};
 
 /// Value of [`AclValue::acl`], the seed's numbers.
 pub mod acl {
@@ -131,8 +127,16 @@ impl CidrRules {
                 break;
             }
             let rule = &self.rules[i];
-            if (rule.proto == 0 || rule.proto == proto) && rule.port_lo <= port && port <= rule.port_hi {
-                return Some(AclValue { acl: rule.acl, flag: 0, id: rule.id, pad: [0; 4] });
+            if (rule.proto == 0 || rule.proto == proto)
+                && rule.port_lo <= port
+                && port <= rule.port_hi
+            {
+                return Some(AclValue {
+                    acl: rule.acl,
+                    flag: 0,
+                    id: rule.id,
+                    pad: [0; 4],
+                });
             }
         }
         None
@@ -160,7 +164,12 @@ pub trait AclTables<A: Address> {
 
 /// What the ACL says of a peer; `None` where no entry speaks of it.
 #[inline(always)]
-pub fn decide<A: Address, T: AclTables<A>>(tables: &T, addr: &A, port: [u8; 2], proto: u8) -> Option<AclValue> {
+pub fn decide<A: Address, T: AclTables<A>>(
+    tables: &T,
+    addr: &A,
+    port: [u8; 2],
+    proto: u8,
+) -> Option<AclValue> {
     let (kinds, proto) = (tables.kinds(), acl_proto(proto));
     if kinds & kind::EXACT4 != 0
         && port != [0, 0]

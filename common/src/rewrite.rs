@@ -39,7 +39,11 @@ impl<A: Address> Rewrite<A> {
     #[inline(always)]
     pub fn plan(from: &FlowKey<A>, to: &FlowKey<A>) -> Self {
         let (addr_delta, port_delta) = deltas(from, to);
-        Self { to: *to, addr_delta, port_delta }
+        Self {
+            to: *to,
+            addr_delta,
+            port_delta,
+        }
     }
 
     /// Applies the plan to a frame with complete checksums; `None` (and nothing changed) where the frame

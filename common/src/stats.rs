@@ -46,7 +46,13 @@ pub enum Verdict {
 
 impl Verdict {
     /// In the order of their numbers.
-    pub const ALL: [Self; 5] = [Self::Pass, Self::Drop, Self::Nat, Self::Redirect, Self::Escalate];
+    pub const ALL: [Self; 5] = [
+        Self::Pass,
+        Self::Drop,
+        Self::Nat,
+        Self::Redirect,
+        Self::Escalate,
+    ];
 
     /// Name in JSON and metrics.
     pub const fn name(self) -> &'static str {

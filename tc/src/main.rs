@@ -56,7 +56,12 @@ impl At {
     fn new(skb: &Skb, hook: Hook) -> Option<Self> {
         let (slot, iface) = iface(skb.ifindex())?;
         let place = Place::new(iface, hook as u8 == Hook::TcIngress as u8);
-        Some(Self { iface, slot, hook, place })
+        Some(Self {
+            iface,
+            slot,
+            hook,
+            place,
+        })
     }
 
     /// The one exit: counts, and gives the kernel its number.
@@ -142,7 +147,14 @@ fn act<F: Apply>(
     flow: &mut Flow<F::Addr>,
 ) -> Outcome {
     let (segments, bytes) = (skb.segments(), skb.frame_len() as u64);
-    count::flow(flow, at.iface.ifindex, skb.now_ns(), segments, bytes, packet.tcp_flags);
+    count::flow(
+        flow,
+        at.iface.ifindex,
+        skb.now_ns(),
+        segments,
+        bytes,
+        packet.tcp_flags,
+    );
     if flow.nf & nf::XNAT != 0 {
         translate::translate::<F>(skb, cfg, packet, flow)?;
         if at.place == Place::EndpointOut && flow.nf & nf::REPLY == 0 {

@@ -3,7 +3,7 @@
 //! asked for. It is in the flow's answering entry: what a packet from here to the client becomes.
 
 use aya_ebpf::{
-    bindings::bpf_sockopt, macros::cgroup_sockopt, programs::SockoptContext, EbpfContext as _,
+    EbpfContext as _, bindings::bpf_sockopt, macros::cgroup_sockopt, programs::SockoptContext,
 };
 use fsm_common::{
     bpf::Tables,
@@ -47,16 +47,31 @@ fn answer(raw: *mut bpf_sockopt) -> Option<()> {
     let socket = read_socket(raw)?;
     // An IPv6 socket that talks IPv4 has a mapped address (RFC 4291 §2.5.5.2) and answers as IPv4.
     const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
-    let head = |a: &[u8; 16]| [a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11]];
+    let head = |a: &[u8; 16]| {
+        [
+            a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11],
+        ]
+    };
     let is_mapped = socket.family == u32::from(<V6 as fsm_common::flow::Family>::AF)
         && u64::from_ne_bytes(*head(&socket.peer6).first_chunk::<8>()?)
             == u64::from_ne_bytes(*MAPPED.first_chunk::<8>()?)
         && socket.peer6[10] == 0xff
         && socket.peer6[11] == 0xff;
-    let proto = if socket.proto == 0 { IpProto::TCP.0 } else { socket.proto as u8 };
+    let proto = if socket.proto == 0 {
+        IpProto::TCP.0
+    } else {
+        socket.proto as u8
+    };
     let (sport, dport) = (socket.lport.to_be_bytes(), socket.pport.to_be_bytes());
     if socket.family == 2 || is_mapped {
-        let key = FlowKey { saddr: socket.local4, daddr: socket.peer4, sport, dport, proto, pad: [0; 3] };
+        let key = FlowKey {
+            saddr: socket.local4,
+            daddr: socket.peer4,
+            sport,
+            dport,
+            proto,
+            pad: [0; 3],
+        };
         let (addr, port) = lookup::<V4>(&key)?;
         // struct sockaddr_in
         write(raw, 0, 2u16.to_ne_bytes())?;
@@ -65,7 +80,14 @@ fn answer(raw: *mut bpf_sockopt) -> Option<()> {
         write(raw, 8, [0; 8])?;
         return finish(raw, 16);
     }
-    let key = FlowKey { saddr: socket.local6, daddr: socket.peer6, sport, dport, proto, pad: [0; 3] };
+    let key = FlowKey {
+        saddr: socket.local6,
+        daddr: socket.peer6,
+        sport,
+        dport,
+        proto,
+        pad: [0; 3],
+    };
     let (addr, port) = lookup::<V6>(&key)?;
     // struct sockaddr_in6
     write(raw, 0, 10u16.to_ne_bytes())?;
@@ -90,7 +112,8 @@ fn lookup<F: Tables>(key: &FlowKey<F::Addr>) -> Option<(F::Addr, [u8; 2])> {
 fn write<const N: usize>(raw: *mut bpf_sockopt, offset: usize, bytes: [u8; N]) -> Option<()> {
     // SAFETY: the context is valid; the write is compared with the buffer's end.
     unsafe {
-        let at = core::ptr::read_volatile(&raw const (*raw).__bindgen_anon_2.optval) as usize + offset;
+        let at =
+            core::ptr::read_volatile(&raw const (*raw).__bindgen_anon_2.optval) as usize + offset;
         let end = core::ptr::read_volatile(&raw const (*raw).__bindgen_anon_3.optval_end) as usize;
         if at + N > end {
             return None;

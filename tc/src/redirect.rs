@@ -69,7 +69,12 @@ fn hop<F: Apply>(skb: &Skb, l3: usize, hop_limit: u8) -> Option<()> {
 
 #[inline(always)]
 fn ethernet(skb: &Skb, d: [u8; 6], s: [u8; 6]) -> Option<()> {
-    skb.write(0, [d[0], d[1], d[2], d[3], d[4], d[5], s[0], s[1], s[2], s[3], s[4], s[5]])
+    skb.write(
+        0,
+        [
+            d[0], d[1], d[2], d[3], d[4], d[5], s[0], s[1], s[2], s[3], s[4], s[5],
+        ],
+    )
 }
 
 /// A packet translated on its way to an app goes back to the host, as if it had just arrived on the device
@@ -79,7 +84,8 @@ pub fn back_to_gateway(skb: &Skb) -> Outcome {
     let from = skb.arrived_on();
     let (_, device) = iface(from).ok_or(Reason::Internal)?;
     let m = device.mac;
-    skb.write(0, [m[0], m[1], m[2], m[3], m[4], m[5]]).ok_or(Reason::Truncated)?;
+    skb.write(0, [m[0], m[1], m[2], m[3], m[4], m[5]])
+        .ok_or(Reason::Truncated)?;
     skb.set_mark(MARK_REINJECTED);
     count::reason(Reason::Reinjected);
     // SAFETY: helper that only takes numbers.

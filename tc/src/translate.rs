@@ -36,7 +36,9 @@ impl Apply for V4 {
         let (s, d) = (flow.to_saddr, flow.to_daddr);
         skb.write(
             l3 + 10,
-            [check[0], check[1], s[0], s[1], s[2], s[3], d[0], d[1], d[2], d[3]],
+            [
+                check[0], check[1], s[0], s[1], s[2], s[3], d[0], d[1], d[2], d[3],
+            ],
         )
     }
 
@@ -76,7 +78,8 @@ pub fn translate<F: Apply>(
         return Ok(());
     }
     let (s, d) = (flow.to_sport, flow.to_dport);
-    skb.write(l4, [s[0], s[1], d[0], d[1]]).ok_or(Reason::Truncated)?;
+    skb.write(l4, [s[0], s[1], d[0], d[1]])
+        .ok_or(Reason::Truncated)?;
     let (at, mangled) = if packet.key.proto == IpProto::UDP.0 {
         (l4 + 6, u64::from(BPF_F_MARK_MANGLED_0))
     } else {

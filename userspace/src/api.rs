@@ -178,8 +178,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// # Errors
 /// See [`ApiError`].
 pub fn ask(socket: &Path, request: &Request) -> Result<Response, ApiError> {
-    let mut stream = UnixStream::connect(socket)
-        .map_err(|source| ApiError::Connect { path: socket.to_owned(), source })?;
+    let mut stream = UnixStream::connect(socket).map_err(|source| ApiError::Connect {
+        path: socket.to_owned(),
+        source,
+    })?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut line = serde_json::to_string(request)?;
     line.push('\n');

@@ -16,8 +16,8 @@ use aya::{
 use fsm_common::{
     flow::{Flow, FlowKey},
     maps::{
-        IfaceEntry, LAYOUT, MAPS, MapKind, MapSpec, Origin, OriginKey, Skip, TraceIp,
-        TraceOn, TracePort, Xcfg, name, sys,
+        IfaceEntry, LAYOUT, MAPS, MapKind, MapSpec, Origin, OriginKey, Skip, TraceIp, TraceOn,
+        TracePort, Xcfg, name, sys,
     },
     nat::{NatKey, NatValue},
     policy::{Acl4Key, Acl6Key, AclValue, Cidr4Key, Cidr6Key, CidrRules},
@@ -67,7 +67,10 @@ pub fn check_pin(dir: &Path, spec: &MapSpec) -> Result<bool, PinError> {
     if !path.exists() {
         return Ok(false);
     }
-    let fail = |source| PinError::Map { path: path.clone(), source };
+    let fail = |source| PinError::Map {
+        path: path.clone(),
+        source,
+    };
     let data = MapData::from_pin(&path).map_err(|error| match error {
         // A program or link of that name.
         MapError::SyscallError(_) | MapError::PinError { .. } => PinError::Foreign {
@@ -87,13 +90,20 @@ pub fn check_pin(dir: &Path, spec: &MapSpec) -> Result<bool, PinError> {
     }
     Err(PinError::Foreign {
         path: path.clone(),
-        found: format!("{kind:?}, key {} bytes, value {} bytes", info.key_size(), info.value_size()),
+        found: format!(
+            "{kind:?}, key {} bytes, value {} bytes",
+            info.key_size(),
+            info.value_size()
+        ),
         expected: describe(spec),
     })
 }
 
 fn describe(spec: &MapSpec) -> String {
-    format!("{:?}, key {} bytes, value {} bytes", spec.kind, spec.key_size, spec.value_size)
+    format!(
+        "{:?}, key {} bytes, value {} bytes",
+        spec.kind, spec.key_size, spec.value_size
+    )
 }
 
 fn map_type(kind: MapKind) -> MapType {
@@ -221,7 +231,9 @@ impl Maps {
     /// # Errors
     /// What the kernel said.
     pub fn max_entries(&self, name: &str) -> Result<u32, MapError> {
-        MapData::from_pin(self.dir.join(name))?.info().map(|info| info.max_entries())
+        MapData::from_pin(self.dir.join(name))?
+            .info()
+            .map(|info| info.max_entries())
     }
 }
 
@@ -230,7 +242,10 @@ where
     T: TryFrom<Map, Error = MapError>,
 {
     let open = || T::try_from(kind(MapData::from_pin(&path)?));
-    open().map_err(|source| PinError::Map { path: path.clone(), source })
+    open().map_err(|source| PinError::Map {
+        path: path.clone(),
+        source,
+    })
 }
 
 /// Makes a hash map hold exactly `wanted`: what is new or changed first, then what is gone is removed, so
@@ -271,7 +286,9 @@ fn remove<T: BorrowMut<MapData>, K: Pod, V: Pod>(
     key: &K,
 ) -> Result<(), MapError> {
     match map.remove(key) {
-        Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
+            Ok(())
+        }
         Err(MapError::KeyNotFound) => Ok(()),
         other => other,
     }

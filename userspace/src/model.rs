@@ -15,7 +15,8 @@ use fsm_common::{
 use ipnet::IpNet;
 
 use crate::config::{
-    Acl, AclAction, AclProto, Config, Direction, Fail, Family, Nat, NatProto, NatTarget, PortRange, Select,
+    Acl, AclAction, AclProto, Config, Direction, Fail, Family, Nat, NatProto, NatTarget, PortRange,
+    Select,
 };
 
 mod acl;
@@ -114,15 +115,19 @@ impl Model {
                 self.features |= feature::SKIP_PORT;
             }
         }
-        let value = Skip { bits: u64::from(skip::OUTBOUND) };
+        let value = Skip {
+            bits: u64::from(skip::OUTBOUND),
+        };
         for network in &gateway.exclude_outbound_cidrs {
             match network {
                 IpNet::V4(net) => {
-                    self.skip4.insert((net.prefix_len().into(), net.network().octets()), value);
+                    self.skip4
+                        .insert((net.prefix_len().into(), net.network().octets()), value);
                     self.features |= feature::SKIP_CIDR4;
                 }
                 IpNet::V6(net) => {
-                    self.skip6.insert((net.prefix_len().into(), net.network().octets()), value);
+                    self.skip6
+                        .insert((net.prefix_len().into(), net.network().octets()), value);
                     self.features |= feature::SKIP_CIDR6;
                 }
             }
@@ -140,16 +145,28 @@ impl Model {
 }
 
 /// Traced in both directions.
-pub const TRACED: TraceOn = TraceOn { ingress: 1, egress: 1, pad: [0; 6] };
+pub const TRACED: TraceOn = TraceOn {
+    ingress: 1,
+    egress: 1,
+    pad: [0; 6],
+};
 
 /// Key of `fsm_trip`.
 pub fn trace_ip(ip: IpAddr) -> TraceIp {
-    TraceIp { addr: wide(ip), sys: sys::MESH.into(), pad: 0 }
+    TraceIp {
+        addr: wide(ip),
+        sys: sys::MESH.into(),
+        pad: 0,
+    }
 }
 
 /// Key of `fsm_trpt`.
 pub fn trace_port(port: u16) -> TracePort {
-    TracePort { sys: sys::MESH.into(), port: port.to_be_bytes(), pad: [0; 2] }
+    TracePort {
+        sys: sys::MESH.into(),
+        port: port.to_be_bytes(),
+        pad: [0; 2],
+    }
 }
 
 /// An address as the maps have it: IPv4 in the first four of 16 bytes.
@@ -168,7 +185,13 @@ pub fn wide(addr: IpAddr) -> [u8; 16] {
 /// before the configured rules, which may say otherwise.
 fn gateway_rules(config: &Config) -> Vec<Acl> {
     let gateway = &config.gateway;
-    let listeners = || gateway.inbound.iter().chain(&gateway.outbound).chain(&gateway.dns);
+    let listeners = || {
+        gateway
+            .inbound
+            .iter()
+            .chain(&gateway.outbound)
+            .chain(&gateway.dns)
+    };
     let rule = |socket: &SocketAddr, port, proto, action| Acl {
         addr: IpNet::from(socket.ip()),
         port,
@@ -178,7 +201,8 @@ fn gateway_rules(config: &Config) -> Vec<Acl> {
     };
     let trusted = listeners().map(|l| rule(l, PortRange::ANY, AclProto::Any, AclAction::Trusted));
     let audited = listeners().flat_map(|l| {
-        [AclProto::Tcp, AclProto::Udp].map(|proto| rule(l, PortRange::one(l.port()), proto, AclAction::Audit))
+        [AclProto::Tcp, AclProto::Udp]
+            .map(|proto| rule(l, PortRange::one(l.port()), proto, AclAction::Audit))
     });
     trusted.chain(audited).collect()
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -54,10 +55,11 @@ fn connections_survive_daemon_sigkill_and_a_new_daemon_adopts_them() {
 
     // 12 MB/s each: 100 MiB last nine seconds, 1800 datagrams at 5 ms as long.
     let transfers = [
-        transfer(&lab.app1(), "http://20.0.0.2:8080/blob"),
-        transfer(&lab.app2(), "http://[fd20::2]:8080/blob"),
-        transfer(&lab.client(), "http://10.1.0.2:80/blob"),
+        transfer(&lab, &lab.app1(), "http://20.0.0.2:8080/blob"),
+        transfer(&lab, &lab.app2(), "http://[fd20::2]:8080/blob"),
+        transfer(&lab, &lab.client(), "http://10.1.0.2:80/blob"),
         transfer(
+            &lab,
             &lab.client(),
             "--interface fd20::11 http://[fd10:1::2]:8081/blob",
         ),
@@ -95,14 +97,20 @@ fn connections_survive_daemon_sigkill_and_a_new_daemon_adopts_them() {
     let lost: Vec<_> = before.difference(&after).collect();
     assert!(lost.is_empty(), "flows lost by the restart: {lost:?}");
 
-    for transfer in transfers {
+    let sums = transfers.map(output);
+    let reports = streams.map(output);
+    for (number, got) in sums.iter().enumerate() {
+        let got = got
+            .as_ref()
+            .map(|text| text.split_whitespace().next().unwrap_or_default());
         assert_eq!(
-            output(transfer).split_whitespace().next(),
-            Some(sum.as_str())
+            got,
+            Ok(sum.as_str()),
+            "transfer {number}; streams: {reports:?}"
         );
     }
-    for stream in streams {
-        let report: StreamReport = serde_json::from_str(&output(stream)).unwrap();
+    for report in reports {
+        let report: StreamReport = serde_json::from_str(&report.unwrap()).unwrap();
         assert_eq!(report.received, report.sent, "datagrams lost: {report:?}");
     }
 }
@@ -141,9 +149,15 @@ fn down_removes_every_trace() {
 }
 
 /// Starts a slow download of the big file; its output is the file's sum.
-fn transfer(host: &Host, what: &str) -> Child {
-    let pipe = format!("curl -gsS --max-time 60 --limit-rate 12M {what} | sha256sum");
-    spawn(host.command("sh").args(["-c", &pipe]))
+fn transfer(lab: &Lab, host: &Host, what: &str) -> Child {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let file = lab.plan().path(&format!("transfer-{number}"));
+    let line = format!(
+        "curl -gsS --max-time 60 --limit-rate 12M -o {file} {what} && sha256sum < {file}",
+        file = file.display()
+    );
+    spawn(host.command("sh").args(["-c", &line]))
 }
 
 /// Starts a stream of datagrams, one each 5 ms; its output is a [`StreamReport`].
@@ -155,14 +169,19 @@ fn stream(host: &Host, to: &str) -> Child {
 fn spawn(command: &mut Command) -> Child {
     command
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .expect("a program of the lab")
 }
 
-fn output(child: Child) -> String {
+/// What a child printed, or what it said when it failed.
+fn output(child: Child) -> Result<String, String> {
     let output = child.wait_with_output().expect("a child's output");
-    assert!(output.status.success(), "a child failed: {}", output.status);
-    String::from_utf8(output.stdout).expect("text")
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    match output.status.success() {
+        true => Ok(text(&output.stdout)),
+        false => Err(format!("{}: {}", output.status, text(&output.stderr))),
+    }
 }
 
 /// The flows of transfers and streams, by both ends; short ones come and go.

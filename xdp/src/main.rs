@@ -51,7 +51,11 @@ impl At {
     #[inline(always)]
     fn new(frame: &Frame) -> Option<Self> {
         let (slot, iface) = iface(frame.ifindex())?;
-        Some(Self { iface, slot, place: Place::new(iface, true) })
+        Some(Self {
+            iface,
+            slot,
+            place: Place::new(iface, true),
+        })
     }
 
     /// The one exit: counts, and gives the kernel its number.

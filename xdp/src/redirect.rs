@@ -58,7 +58,8 @@ pub fn to_app<F: Tables>(
         packet.tcp_flags,
     );
     // SAFETY: helper that only takes numbers.
-    (Verdict::Redirect, unsafe { bpf_redirect(ifindex, 0) } as u32)
+    (Verdict::Redirect, unsafe { bpf_redirect(ifindex, 0) }
+        as u32)
 }
 
 /// One hop less, as a router does (RFC 1812 §5.3.1).
@@ -77,5 +78,10 @@ fn hop<F: Tables>(frame: &Frame, l3: usize, hop_limit: u8) -> Option<()> {
 
 #[inline(always)]
 fn ethernet(frame: &Frame, d: [u8; 6], s: [u8; 6]) -> Option<()> {
-    frame.write(0, [d[0], d[1], d[2], d[3], d[4], d[5], s[0], s[1], s[2], s[3], s[4], s[5]])
+    frame.write(
+        0,
+        [
+            d[0], d[1], d[2], d[3], d[4], d[5], s[0], s[1], s[2], s[3], s[4], s[5],
+        ],
+    )
 }

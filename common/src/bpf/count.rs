@@ -42,7 +42,14 @@ pub fn dropped(reason: Dropped) {
 /// Notes a packet in its flow's entry. The first hook that sees the flow counts it; the others only keep
 /// it alive.
 #[inline(always)]
-pub fn flow<A>(flow: &mut Flow<A>, ifindex: u32, now_ns: u64, packets: u64, bytes: u64, tcp_flags: u8) {
+pub fn flow<A>(
+    flow: &mut Flow<A>,
+    ifindex: u32,
+    now_ns: u64,
+    packets: u64,
+    bytes: u64,
+    tcp_flags: u8,
+) {
     flow.last_seen_ns = now_ns;
     if flow.ifindex != ifindex {
         if flow.ifindex != 0 {

@@ -90,7 +90,11 @@ pub fn route<F: Family, H: Host>(
     match maps::iface(params.ifindex) {
         Some((_, iface)) if iface.role == role::ENDPOINT => Route::App {
             iface,
-            dmac: if result == SUCCESS { Some(params.dmac) } else { None },
+            dmac: if result == SUCCESS {
+                Some(params.dmac)
+            } else {
+                None
+            },
         },
         _ => Route::Away,
     }

@@ -26,7 +26,11 @@ pub fn resolve<A: Address>(packet: &mut Parsed<A>) -> Result<(), Reason> {
         pad: [0; 3],
     };
     if packet.fragment as u8 == Fragment::First as u8 {
-        let ports = FragmentPorts { sport: packet.key.sport, dport: packet.key.dport, pad: [0; 4] };
+        let ports = FragmentPorts {
+            sport: packet.key.sport,
+            dport: packet.key.dport,
+            pad: [0; 4],
+        };
         let _ = FSM_FRAG.insert(&key, &ports, 0);
         return Ok(());
     }

@@ -324,7 +324,14 @@ fn trust<F: Tables, H: Host>(
 ) -> Result<Next, Reason> {
     scratch.flow.nf |= nf::TRUST;
     if !place.is_egress() {
-        plan_redirect::<F, H>(host, cfg, iface, packet, &mut scratch.flow, &mut scratch.fib);
+        plan_redirect::<F, H>(
+            host,
+            cfg,
+            iface,
+            packet,
+            &mut scratch.flow,
+            &mut scratch.fib,
+        );
     }
     store::<F>(cfg, &packet.key, scratch, 0)
 }
@@ -370,11 +377,25 @@ fn steer<F: Tables>(
         return Ok(None);
     }
     let flags = F::flags(cfg);
-    scratch.nat = NatKey { proto: key.proto, dir, v6: F::V6 as u8, sys: sys::MESH, ..NatKey::ZERO };
+    scratch.nat = NatKey {
+        proto: key.proto,
+        dir,
+        v6: F::V6 as u8,
+        sys: sys::MESH,
+        ..NatKey::ZERO
+    };
     let kinds = kinds & enabled(flags, is_udp);
     let Some(entry) = nat::lookup(&Nat, kinds, &mut scratch.nat, key.daddr, key.dport) else {
-        let escape = if is_udp { flags::UDP_ESCAPE } else { flags::TCP_ESCAPE };
-        return if flags & escape != 0 { Ok(None) } else { Err(Reason::NatMiss) };
+        let escape = if is_udp {
+            flags::UDP_ESCAPE
+        } else {
+            flags::TCP_ESCAPE
+        };
+        return if flags & escape != 0 {
+            Ok(None)
+        } else {
+            Err(Reason::NatMiss)
+        };
     };
     // SAFETY: map value, readable until the program ends.
     let entry = unsafe { &mut *entry };
@@ -395,7 +416,11 @@ fn steer<F: Tables>(
     if endpoint.port != [0; 2] {
         to.dport = endpoint.port;
     }
-    let inbound = if dir == nat::dir::INGRESS { nf::INBOUND } else { 0 };
+    let inbound = if dir == nat::dir::INGRESS {
+        nf::INBOUND
+    } else {
+        0
+    };
     scratch.flow.nf |= nf::XNAT | inbound;
     scratch.flow.nf &= !nf::PROVISIONAL;
     scratch.flow.set_translation(key, &scratch.forward);
@@ -415,21 +440,32 @@ fn enabled(flags: u64, is_udp: bool) -> u32 {
             | on(flags::UDP_BY_PORT, PORT)
             | not(flags::UDP_ANY_OFF, ANY)
     } else {
-        on(flags::TCP_BY_IP_PORT, ADDR_PORT) | on(flags::TCP_BY_IP, ADDR) | PORT | not(flags::TCP_ANY_OFF, ANY)
+        on(flags::TCP_BY_IP_PORT, ADDR_PORT)
+            | on(flags::TCP_BY_IP, ADDR)
+            | PORT
+            | not(flags::TCP_ANY_OFF, ANY)
     }
 }
 
 /// `exclude_*` of the configuration: wins over every NAT entry.
 #[inline(always)]
 fn is_excluded<F: Tables>(cfg: &Xcfg, key: &FlowKey<F::Addr>, dir: u8) -> bool {
-    let bit = if dir == nat::dir::INGRESS { skip::INBOUND } else { skip::OUTBOUND };
+    let bit = if dir == nat::dir::INGRESS {
+        skip::INBOUND
+    } else {
+        skip::OUTBOUND
+    };
     if cfg.features & feature::SKIP_PORT != 0
         && let Some(bits) = FSM_SKIP_PORT.get(u32::from(u16::from_be_bytes(key.dport)))
         && bits & bit != 0
     {
         return true;
     }
-    let cidrs = if F::V6 { feature::SKIP_CIDR6 } else { feature::SKIP_CIDR4 };
+    let cidrs = if F::V6 {
+        feature::SKIP_CIDR6
+    } else {
+        feature::SKIP_CIDR4
+    };
     cfg.features & cidrs != 0 && F::skip(&key.daddr) & u64::from(bit) != 0
 }
 
@@ -440,7 +476,11 @@ fn choose<A: Address>(entry: &mut NatValue, key: &FlowKey<A>) -> usize {
     }
     let at = if entry.select == select::ROUND_ROBIN {
         // Two CPUs may take the same turn; the shares stay even.
-        let turn = if entry.ep_sel >= MAGLEV_SLOTS { 0 } else { entry.ep_sel };
+        let turn = if entry.ep_sel >= MAGLEV_SLOTS {
+            0
+        } else {
+            entry.ep_sel
+        };
         entry.ep_sel = turn + 1;
         turn
     } else {
@@ -496,7 +536,11 @@ fn store_reply<F: Tables>(
         }
         scratch.reply_key.set_reversed(&scratch.forward);
         let reply = &mut scratch.reply;
-        reply.start(&scratch.reply_key, scratch.flow.generation, scratch.flow.last_seen_ns);
+        reply.start(
+            &scratch.reply_key,
+            scratch.flow.generation,
+            scratch.flow.last_seen_ns,
+        );
         if scratch.flow.nf & nf::TRUST != 0 {
             // Judged at its own device by its first packet, for a redirect of its own.
             reply.generation = reply.generation.wrapping_sub(1);
@@ -549,9 +593,17 @@ fn record_origin<F: Tables>(cfg: &Xcfg, key: &FlowKey<F::Addr>, scratch: &mut Sc
     let seen = &scratch.flow;
     let (origin_key, origin) = &mut scratch.origin;
     *origin_key = OriginKey {
-        laddr: if flags & with_addr != 0 { seen.to_daddr.widen() } else { [0; 16] },
+        laddr: if flags & with_addr != 0 {
+            seen.to_daddr.widen()
+        } else {
+            [0; 16]
+        },
         raddr: seen.to_saddr.widen(),
-        lport: if flags & with_port != 0 { seen.to_dport } else { [0; 2] },
+        lport: if flags & with_port != 0 {
+            seen.to_dport
+        } else {
+            [0; 2]
+        },
         rport: seen.to_sport,
         proto: key.proto,
         v6: F::V6 as u8,

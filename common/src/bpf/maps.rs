@@ -59,7 +59,8 @@ type LpmData<const N: usize> = [u8; N];
 type LpmKey<const N: usize> = aya_ebpf::maps::lpm_trie::Key<LpmData<N>>;
 
 const _: () = assert!(
-    size_of::<LpmKey<4>>() == size_of::<Cidr4Key>() && size_of::<LpmKey<20>>() == size_of::<Cidr6Key>()
+    size_of::<LpmKey<4>>() == size_of::<Cidr4Key>()
+        && size_of::<LpmKey<20>>() == size_of::<Cidr6Key>()
 );
 
 /// Work space of [`super::judge`], too large for the stack; and what the fast program hands to the slow one.
@@ -136,7 +137,12 @@ impl Tables for V4 {
 
     #[inline(always)]
     fn acl(addr: &Self::Addr, port: [u8; 2], proto: u8) -> Option<AclValue> {
-        let key = Acl4Key { addr: *addr, port, proto, sys: sys::MESH };
+        let key = Acl4Key {
+            addr: *addr,
+            port,
+            proto,
+            sys: sys::MESH,
+        };
         // SAFETY: without preallocation a removed entry stays readable until the program ends.
         unsafe { FSM_XACL.get(&key) }.copied()
     }
@@ -148,7 +154,9 @@ impl Tables for V4 {
 
     #[inline(always)]
     fn skip(addr: &Self::Addr) -> u64 {
-        FSM_SKIP4.get(lpm4(addr).as_aya()).map_or(0, |skip| skip.bits)
+        FSM_SKIP4
+            .get(lpm4(addr).as_aya())
+            .map_or(0, |skip| skip.bits)
     }
 
     #[inline(always)]
@@ -182,7 +190,13 @@ impl Tables for V6 {
 
     #[inline(always)]
     fn acl(addr: &Self::Addr, port: [u8; 2], proto: u8) -> Option<AclValue> {
-        let key = Acl6Key { addr: *addr, port, proto, sys: sys::MESH, pad: [0; 4] };
+        let key = Acl6Key {
+            addr: *addr,
+            port,
+            proto,
+            sys: sys::MESH,
+            pad: [0; 4],
+        };
         // SAFETY: as for IPv4.
         unsafe { FSM_XACL6.get(&key) }.copied()
     }
@@ -194,7 +208,9 @@ impl Tables for V6 {
 
     #[inline(always)]
     fn skip(addr: &Self::Addr) -> u64 {
-        FSM_SKIP6.get(lpm6(addr).as_aya()).map_or(0, |skip| skip.bits)
+        FSM_SKIP6
+            .get(lpm6(addr).as_aya())
+            .map_or(0, |skip| skip.bits)
     }
 
     #[inline(always)]
@@ -210,12 +226,19 @@ fn find(rules: Option<&CidrRules>, proto: u8, port: u16) -> Option<AclValue> {
 
 #[inline(always)]
 const fn lpm4(addr: &[u8; 4]) -> Cidr4Key {
-    Cidr4Key { prefix_len: 32, addr: *addr }
+    Cidr4Key {
+        prefix_len: 32,
+        addr: *addr,
+    }
 }
 
 #[inline(always)]
 const fn lpm6(addr: &[u8; 16]) -> Cidr6Key {
-    Cidr6Key { prefix_len: 128, addr: *addr, pad: [0; 4] }
+    Cidr6Key {
+        prefix_len: 128,
+        addr: *addr,
+        pad: [0; 4],
+    }
 }
 
 impl Cidr4Key {
@@ -253,7 +276,11 @@ where
 
     #[inline(always)]
     fn kinds(&self) -> u32 {
-        if F::V6 { self.0.0 >> kind::V6_SHIFT } else { self.0.0 }
+        if F::V6 {
+            self.0.0 >> kind::V6_SHIFT
+        } else {
+            self.0.0
+        }
     }
 }
 

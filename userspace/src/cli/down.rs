@@ -11,7 +11,7 @@ pub fn run(global: &Global) -> Result<(), Failure> {
     match global.ask(&Request::Down) {
         Ok(response) => Ok(out.response(&response)?),
         Err(failure) if failure.is_daemon_missing() => {
-            let removed = wiring::take_down(&global.config()?)?;
+            let removed = wiring::take_down(&global.bpffs()?)?;
             let text = || match removed.is_empty() {
                 true => "nothing was there to remove".to_owned(),
                 false => removed

@@ -82,11 +82,12 @@ impl Filter {
 
 /// Calls `visit` for the rows of all flows that are meant.
 pub fn each_row(
+    global: &Global,
     maps: &Maps,
     filter: &Filter,
     mut visit: impl FnMut(FlowRow) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let (names, now_ns) = (pins::interfaces(), pins::now_ns());
+    let (names, now_ns) = (global.interfaces(), pins::now_ns());
     let name = |index: u32| names.get(&index).cloned();
     pins::each_flow(&maps.flow4, |key, flow, reply| {
         visit_row(
@@ -143,14 +144,14 @@ pub fn run(global: &Global, verb: Flow) -> Result<(), Failure> {
 fn list(global: &Global, filter: &Filter) -> Result<(), Failure> {
     let maps = global.maps()?;
     let mut list = Out::new(global.output).list();
-    each_row(&maps, filter, |row| Ok(list.push(&row)?))?;
+    each_row(global, &maps, filter, |row| Ok(list.push(&row)?))?;
     Ok(list.end()?)
 }
 
 fn count(global: &Global, filter: &Filter) -> Result<(), Failure> {
     let maps = global.maps()?;
     let mut counts: BTreeMap<String, BTreeMap<&str, u64>> = BTreeMap::new();
-    each_row(&maps, filter, |row| {
+    each_row(global, &maps, filter, |row| {
         *counts
             .entry(row.proto.into_owned())
             .or_default()

@@ -1,10 +1,11 @@
 //! Arguments that every verb takes, and what follows from them: where the pins and the daemon are.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Failure, Format};
+use super::{Failure, Format, pins};
 use crate::api::{self, Request, Response};
 use crate::config::{self, Config, Node};
 use crate::maps::Maps;
@@ -81,6 +82,18 @@ impl Global {
     /// The pinned maps.
     pub fn maps(&self) -> Result<Maps, Failure> {
         Ok(Maps::open(&self.bpffs()?)?)
+    }
+
+    /// Names of the interfaces by index: as the daemon sees them, which may run in another network
+    /// namespace; without it, as this process does.
+    pub fn interfaces(&self) -> BTreeMap<u32, String> {
+        let mut names = pins::interfaces();
+        if let Ok(response) = self.ask(&Request::Status)
+            && let Ok(status) = serde_json::from_value::<api::Status>(response.data)
+        {
+            names.extend(status.interfaces.into_iter().map(|i| (i.ifindex, i.name)));
+        }
+        names
     }
 
     /// Asks the daemon.

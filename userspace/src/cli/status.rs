@@ -14,7 +14,7 @@ use crate::view::status::{Fill, Pinned, counters, interface, reasons, running, t
 pub fn run(global: &Global) -> Result<(), Failure> {
     let daemon = ask(global)?;
     let pinned = match global.maps() {
-        Ok(maps) => Some(read(&maps)?),
+        Ok(maps) => Some(read(global, &maps)?),
         // With neither there is nothing to show.
         Err(failure) if daemon.is_none() => return Err(failure),
         Err(failure) => {
@@ -37,8 +37,8 @@ fn ask(global: &Global) -> Result<Option<Status>, Failure> {
     }
 }
 
-fn read(maps: &Maps) -> Result<Pinned, Failure> {
-    let (settings, names) = (maps.settings()?, pins::interfaces());
+fn read(global: &Global, maps: &Maps) -> Result<Pinned, Failure> {
+    let (settings, names) = (maps.settings()?, global.interfaces());
     let mut pinned = Pinned {
         generation: settings.generation,
         fail_open: settings.fail_open != 0,

@@ -1,6 +1,6 @@
 //! Where the command line meets the daemon, the loader and the lab.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Failure;
 use crate::{
@@ -36,14 +36,14 @@ fn start_log(config: &Config) {
 }
 
 /// Removes programs, maps and pins without the daemon's help; says what was removed.
-pub fn take_down(config: &Config) -> anyhow::Result<Vec<String>> {
+pub fn take_down(bpffs: &Path) -> anyhow::Result<Vec<String>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
         let (connection, mut netlink, _) = rtnetlink::new_connection()?;
         tokio::spawn(connection);
-        Ok(node::down(&config.node.bpffs, &mut netlink).await?)
+        Ok(node::down(bpffs, &mut netlink).await?)
     })
 }
 

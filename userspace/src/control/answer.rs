@@ -14,12 +14,22 @@ impl Daemon {
     pub(super) async fn answer(&mut self, question: Question) -> Then {
         let is_down = question.request == Request::Down;
         let result = self.handle(question.request).await;
-        let then = if is_down && result.is_ok() { Then::Stop } else { Then::GoOn };
+        let then = if is_down && result.is_ok() {
+            Then::Stop
+        } else {
+            Then::GoOn
+        };
         let response = match result {
-            Ok((message, data)) => Response { ok: true, message, data },
-            Err(error) => {
-                Response { ok: false, message: format!("{error:#}"), data: serde_json::Value::Null }
-            }
+            Ok((message, data)) => Response {
+                ok: true,
+                message,
+                data,
+            },
+            Err(error) => Response {
+                ok: false,
+                message: format!("{error:#}"),
+                data: serde_json::Value::Null,
+            },
         };
         let _ = question.answer.send(response);
         if then == Then::Stop {
@@ -43,11 +53,23 @@ impl Daemon {
             Request::AclDel(args) => self.edit(|c| change::acl_del(c, &args), "removed").await?,
             Request::NatAdd(args) => self.edit(|c| change::nat_add(c, &args), "added").await?,
             Request::NatDel(args) => self.edit(|c| change::nat_del(c, &args), "removed").await?,
-            Request::CfgSet { family, flag, on, save } => {
-                self.edit(|c| change::cfg_set(c, &family, &flag, on, save), "set").await?
+            Request::CfgSet {
+                family,
+                flag,
+                on,
+                save,
+            } => {
+                self.edit(|c| change::cfg_set(c, &family, &flag, on, save), "set")
+                    .await?
             }
-            Request::TraceAdd(args) => self.edit(|c| change::trace(c, &args, true), "added").await?,
-            Request::TraceDel(args) => self.edit(|c| change::trace(c, &args, false), "removed").await?,
+            Request::TraceAdd(args) => {
+                self.edit(|c| change::trace(c, &args, true), "added")
+                    .await?
+            }
+            Request::TraceDel(args) => {
+                self.edit(|c| change::trace(c, &args, false), "removed")
+                    .await?
+            }
         };
         Ok((message, nothing))
     }

@@ -71,13 +71,19 @@ pub fn acl_del(config: &mut Config, args: &AclArgs) -> Result<()> {
     let before = config.acl.len();
     config.acl.retain(|old| old.key() != rule.key());
     let saved = args.save && edit::del_acl(config.file(), rule.addr, rule.port, rule.proto)?;
-    if config.acl.len() == before && !saved { Err(ChangeError::NotThere) } else { Ok(()) }
+    if config.acl.len() == before && !saved {
+        Err(ChangeError::NotThere)
+    } else {
+        Ok(())
+    }
 }
 
 fn endpoint(text: &str) -> Result<Endpoint> {
     let (addr, weight) = text.split_once('@').unwrap_or((text, "1"));
     let mut endpoint = Endpoint::new(value("endpoint", listener(addr))?);
-    let number = weight.parse().map_err(|_| ValueError::new(format!("weight {weight:?}"), "0 to 65535"));
+    let number = weight
+        .parse()
+        .map_err(|_| ValueError::new(format!("weight {weight:?}"), "0 to 65535"));
     endpoint.weight = value("endpoint", number)?;
     Ok(endpoint)
 }
@@ -95,7 +101,11 @@ pub fn nat_add(config: &mut Config, args: &NatArgs) -> Result<()> {
         direction: value("direction", args.direction.parse())?,
         proto: value("proto", args.proto.parse())?,
         to: value("to", args.to.parse())?,
-        endpoints: args.endpoints.iter().map(|e| endpoint(e)).collect::<Result<_>>()?,
+        endpoints: args
+            .endpoints
+            .iter()
+            .map(|e| endpoint(e))
+            .collect::<Result<_>>()?,
         select: value("select", args.select.parse())?,
     };
     value("endpoints", entry.check())?;
@@ -118,9 +128,15 @@ pub fn nat_del(config: &mut Config, args: &NatArgs) -> Result<()> {
     let proto = value("proto", args.proto.parse())?;
     let to = value("to", args.to.parse())?;
     let before = config.nat.len();
-    config.nat.retain(|old| (old.direction, old.proto, old.to) != (direction, proto, to));
+    config
+        .nat
+        .retain(|old| (old.direction, old.proto, old.to) != (direction, proto, to));
     let saved = args.save && edit::del_nat(config.file(), direction, proto, to, None)?;
-    if config.nat.len() == before && !saved { Err(ChangeError::NotThere) } else { Ok(()) }
+    if config.nat.len() == before && !saved {
+        Err(ChangeError::NotThere)
+    } else {
+        Ok(())
+    }
 }
 
 /// Sets a flag.

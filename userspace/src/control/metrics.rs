@@ -34,41 +34,49 @@ pub type Scrape = oneshot::Sender<String>;
 
 /// Listens; each scrape goes to `scrapes`.
 pub fn listen(address: SocketAddr, scrapes: mpsc::Sender<Scrape>) -> anyhow::Result<()> {
-    let server = Server::http(address).map_err(|error| anyhow::anyhow!("metrics cannot be served: {error}"))?;
+    let server = Server::http(address)
+        .map_err(|error| anyhow::anyhow!("metrics cannot be served: {error}"))?;
     let server = Arc::new(server);
-    std::thread::Builder::new().name("fsm-metrics".into()).spawn(move || {
-        for request in server.incoming_requests() {
-            let text = match request.url() {
-                "/metrics" | "/" => ask(&scrapes),
-                _ => None,
-            };
-            let _ = match text {
-                Some(text) => {
-                    let kind = "Content-Type: text/plain; version=0.0.4; charset=utf-8".parse::<Header>();
-                    let mut response = Response::from_string(text);
-                    if let Ok(kind) = kind {
-                        response.add_header(kind);
+    std::thread::Builder::new()
+        .name("fsm-metrics".into())
+        .spawn(move || {
+            for request in server.incoming_requests() {
+                let text = match request.url() {
+                    "/metrics" | "/" => ask(&scrapes),
+                    _ => None,
+                };
+                let _ = match text {
+                    Some(text) => {
+                        let kind = "Content-Type: text/plain; version=0.0.4; charset=utf-8"
+                            .parse::<Header>();
+                        let mut response = Response::from_string(text);
+                        if let Ok(kind) = kind {
+                            response.add_header(kind);
+                        }
+                        request.respond(response)
                     }
-                    request.respond(response)
-                }
-                None => request.respond(Response::empty(404)),
-            };
-        }
-    })?;
+                    None => request.respond(Response::empty(404)),
+                };
+            }
+        })?;
     Ok(())
 }
 
 fn ask(scrapes: &mpsc::Sender<Scrape>) -> Option<String> {
     let (to, from) = oneshot::channel();
     scrapes.blocking_send(to).ok()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().ok()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .ok()?;
     runtime.block_on(async { tokio::time::timeout(PATIENCE, from).await.ok()?.ok() })
 }
 
 impl Daemon {
     /// The text of one scrape.
     pub(super) fn metrics(&self) -> String {
-        self.collect().unwrap_or_else(|error| format!("# {error:#}\n"))
+        self.collect()
+            .unwrap_or_else(|error| format!("# {error:#}\n"))
     }
 
     fn collect(&self) -> anyhow::Result<String> {
@@ -79,15 +87,29 @@ impl Daemon {
             Ok(vec)
         };
         let labels = ["hook", "iface", "dir", "verdict"];
-        let packets = counters("fsm_packets_total", "Packets by hook, interface, direction and verdict", &labels)?;
-        let bytes = counters("fsm_bytes_total", "Frame bytes by hook, interface, direction and verdict", &labels)?;
+        let packets = counters(
+            "fsm_packets_total",
+            "Packets by hook, interface, direction and verdict",
+            &labels,
+        )?;
+        let bytes = counters(
+            "fsm_bytes_total",
+            "Frame bytes by hook, interface, direction and verdict",
+            &labels,
+        )?;
         let drops = counters("fsm_drops_total", "Dropped packets by reason", &["reason"])?;
-        let notes = counters("fsm_notes_total", "Packets that went another way than wished, by reason", &["reason"])?;
+        let notes = counters(
+            "fsm_notes_total",
+            "Packets that went another way than wished, by reason",
+            &["reason"],
+        )?;
         let new = counters("fsm_flow_new_total", "Flows made", &[])?;
         let nat = counters("fsm_nat_total", "Packets translated", &[])?;
         let reloads = counters("fsm_config_reload_total", "Reloads by result", &["result"])?;
         reloads.with_label_values(&["ok"]).inc_by(self.reloads.ok);
-        reloads.with_label_values(&["failed"]).inc_by(self.reloads.failed);
+        reloads
+            .with_label_values(&["failed"])
+            .inc_by(self.reloads.failed);
         self.packets(&packets, &bytes, &nat)?;
         for (reason, count) in self.node.maps.reasons()? {
             let vec = if reason.is_drop() { &drops } else { &notes };
@@ -96,9 +118,15 @@ impl Daemon {
                 new.with_label_values(&[] as &[&str]).inc_by(count);
             }
         }
-        let sizes = IntGaugeVec::new(Opts::new("fsm_map_max_entries", "Capacity of a map"), &["map"])?;
+        let sizes = IntGaugeVec::new(
+            Opts::new("fsm_map_max_entries", "Capacity of a map"),
+            &["map"],
+        )?;
         registry.register(Box::new(sizes.clone()))?;
-        for spec in MAPS.iter().filter(|spec| spec.kind != MapKind::ProgramArray) {
+        for spec in MAPS
+            .iter()
+            .filter(|spec| spec.kind != MapKind::ProgramArray)
+        {
             let max = self.node.maps.max_entries(spec.name)?;
             sizes.with_label_values(&[spec.name]).set(max.into());
         }
@@ -106,9 +134,18 @@ impl Daemon {
         Ok(TextEncoder::new().encode_to_string(&registry.gather())?)
     }
 
-    fn packets(&self, packets: &IntCounterVec, bytes: &IntCounterVec, nat: &IntCounterVec) -> anyhow::Result<()> {
-        let names: std::collections::HashMap<_, _> =
-            self.node.interfaces().into_iter().map(|i| (i.ifindex, i.name)).collect();
+    fn packets(
+        &self,
+        packets: &IntCounterVec,
+        bytes: &IntCounterVec,
+        nat: &IntCounterVec,
+    ) -> anyhow::Result<()> {
+        let names: std::collections::HashMap<_, _> = self
+            .node
+            .interfaces()
+            .into_iter()
+            .map(|i| (i.ifindex, i.name))
+            .collect();
         for slot in 0..IFACE_SLOTS {
             let entry = self.node.maps.iface.get(&slot, 0)?;
             let Some(name) = names.get(&entry.ifindex) else {
@@ -117,8 +154,13 @@ impl Daemon {
             let cpus = self.node.maps.ifstats.get(&slot, 0)?;
             for hook in Hook::ALL {
                 for verdict in Verdict::ALL {
-                    let of = |stats: &fsm_common::stats::IfaceStats| stats.counts[hook as usize][verdict as usize];
-                    let sum = cpus.iter().map(of).fold((0, 0), |(p, b), c| (p + c.packets, b + c.bytes));
+                    let of = |stats: &fsm_common::stats::IfaceStats| {
+                        stats.counts[hook as usize][verdict as usize]
+                    };
+                    let sum = cpus
+                        .iter()
+                        .map(of)
+                        .fold((0, 0), |(p, b), c| (p + c.packets, b + c.bytes));
                     let (hook, dir) = hook.labels();
                     let labels = [hook, name.as_str(), dir, verdict.name()];
                     packets.with_label_values(&labels).inc_by(sum.0);
@@ -134,14 +176,19 @@ impl Daemon {
 
     /// Flows by protocol and state, and the fill of the tables, as the last full sweep saw them.
     fn flows(&self, registry: &Registry) -> anyhow::Result<()> {
-        let flows = IntGaugeVec::new(Opts::new("fsm_flows", "Flows by protocol and state"), &["proto", "state"])?;
+        let flows = IntGaugeVec::new(
+            Opts::new("fsm_flows", "Flows by protocol and state"),
+            &["proto", "state"],
+        )?;
         let fill = IntGaugeVec::new(Opts::new("fsm_map_entries", "Entries of a map"), &["map"])?;
         registry.register(Box::new(flows.clone()))?;
         registry.register(Box::new(fill.clone()))?;
         let census = self.sweep.census();
         for ((proto, state), count) in &census.flows {
             let proto = crate::view::proto(*proto);
-            flows.with_label_values(&[proto.as_ref(), state.name()]).set(*count);
+            flows
+                .with_label_values(&[proto.as_ref(), state.name()])
+                .set(*count);
         }
         for (map, entries) in &census.entries {
             fill.with_label_values(&[*map]).set(*entries);

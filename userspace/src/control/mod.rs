@@ -73,7 +73,8 @@ pub fn run(config: Config, path: PathBuf) -> anyhow::Result<()> {
 }
 
 async fn serve(config: Config, path: PathBuf) -> anyhow::Result<()> {
-    let (connection, mut netlink, _) = rtnetlink::new_connection().context("netlink cannot be opened")?;
+    let (connection, mut netlink, _) =
+        rtnetlink::new_connection().context("netlink cannot be opened")?;
     tokio::spawn(connection);
     let api = config.node.api.clone();
     server::refuse_second(&api)?;
@@ -104,7 +105,11 @@ async fn serve(config: Config, path: PathBuf) -> anyhow::Result<()> {
     let mut tick = tokio::time::interval(SWEEP_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
-    info!(node = daemon.node.config().node.name, adopted = daemon.node.adopted, "ready");
+    info!(
+        node = daemon.node.config().node.name,
+        adopted = daemon.node.adopted,
+        "ready"
+    );
     loop {
         let then = tokio::select! {
             Some(question) = asked.recv() => daemon.answer(question).await,
@@ -145,7 +150,13 @@ impl Daemon {
         let pending = config.not_built_yet();
         anyhow::ensure!(pending.is_empty(), "{}", pending.join("\n"));
         let old = self.node.config();
-        let fixed = |c: &Config| (c.node.bpffs.clone(), c.node.api.clone(), c.conntrack.max_flows);
+        let fixed = |c: &Config| {
+            (
+                c.node.bpffs.clone(),
+                c.node.api.clone(),
+                c.conntrack.max_flows,
+            )
+        };
         anyhow::ensure!(
             fixed(old) == fixed(&config),
             "node.bpffs, node.api and conntrack.max_flows only change with a new start of the daemon"
@@ -164,7 +175,9 @@ impl Daemon {
     fn sweep(&mut self) -> Then {
         let conntrack = self.node.config().conntrack;
         // A pass over a full table takes a minute; over a common one, a step.
-        let swept = self.sweep.step(&mut self.node.maps, &conntrack, sweep::now_ns());
+        let swept = self
+            .sweep
+            .step(&mut self.node.maps, &conntrack, sweep::now_ns());
         if swept.ended > 0 {
             debug!(seen = swept.seen, ended = swept.ended, "swept");
         }
@@ -172,7 +185,11 @@ impl Daemon {
     }
 
     /// Devices, routes or neighbours have changed; several events close together are one.
-    async fn follow(&mut self, first: watch::Event, more: &mut mpsc::Receiver<watch::Event>) -> Then {
+    async fn follow(
+        &mut self,
+        first: watch::Event,
+        more: &mut mpsc::Receiver<watch::Event>,
+    ) -> Then {
         let mut devices = first == watch::Event::Device;
         tokio::time::sleep(SETTLE).await;
         while let Ok(event) = more.try_recv() {

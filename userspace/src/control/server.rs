@@ -1,10 +1,7 @@
 //! The API's socket: mode 0600, one JSON line in, one out.
 
 use std::{
-    fs, io,
-    os::unix::fs::PermissionsExt as _,
-    os::unix::net::UnixStream as StdStream,
-    path::Path,
+    fs, io, os::unix::fs::PermissionsExt as _, os::unix::net::UnixStream as StdStream, path::Path,
 };
 
 use anyhow::Context as _;
@@ -48,7 +45,8 @@ pub fn listen(path: &Path, questions: mpsc::Sender<Question>) -> anyhow::Result<
     let listener = UnixListener::bind(path);
     // SAFETY: as above.
     unsafe { libc::umask(mask) };
-    let listener = listener.with_context(|| format!("{}: the API cannot listen", path.display()))?;
+    let listener =
+        listener.with_context(|| format!("{}: the API cannot listen", path.display()))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
@@ -64,12 +62,16 @@ pub fn listen(path: &Path, questions: mpsc::Sender<Question>) -> anyhow::Result<
 async fn converse(stream: UnixStream, questions: mpsc::Sender<Question>) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
-    BufReader::new(read.take(LONGEST)).read_line(&mut line).await?;
+    BufReader::new(read.take(LONGEST))
+        .read_line(&mut line)
+        .await?;
     let response = match serde_json::from_str::<Request>(&line) {
         Ok(request) => {
             let (answer, answered) = oneshot::channel();
             let _ = questions.send(Question { request, answer }).await;
-            answered.await.unwrap_or_else(|_| refusal("the daemon is ending"))
+            answered
+                .await
+                .unwrap_or_else(|_| refusal("the daemon is ending"))
         }
         Err(error) => refusal(&format!("the request cannot be understood: {error}")),
     };
@@ -79,5 +81,9 @@ async fn converse(stream: UnixStream, questions: mpsc::Sender<Question>) -> io::
 }
 
 fn refusal(message: &str) -> Response {
-    Response { ok: false, message: message.to_owned(), data: serde_json::Value::Null }
+    Response {
+        ok: false,
+        message: message.to_owned(),
+        data: serde_json::Value::Null,
+    }
 }

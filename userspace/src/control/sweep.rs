@@ -10,7 +10,12 @@ use fsm_common::{
 };
 use tracing::warn;
 
-use crate::{config::Conntrack, loader::sys::Batch, maps::Maps, view::state::{State, state}};
+use crate::{
+    config::Conntrack,
+    loader::sys::Batch,
+    maps::Maps,
+    view::state::{State, state},
+};
 
 /// Entries read in one slice; a slice of this size takes some milliseconds.
 const SLICE: usize = 16_384;
@@ -55,9 +60,17 @@ impl Sweep {
     pub fn new(dir: &Path) -> Result<Self, MapError> {
         let table = |name: &'static str| {
             let map = MapData::from_pin(dir.join(name))?;
-            Ok::<_, MapError>(Table { name, map, batch: Batch::default(), census: Default::default() })
+            Ok::<_, MapError>(Table {
+                name,
+                map,
+                batch: Batch::default(),
+                census: Default::default(),
+            })
         };
-        Ok(Self { v4: table(name::FSM_XFLOW)?, v6: table(name::FSM_XFLOW6)? })
+        Ok(Self {
+            v4: table(name::FSM_XFLOW)?,
+            v6: table(name::FSM_XFLOW6)?,
+        })
     }
 
     /// Flows and entries as the last whole pass over each table has counted them.
@@ -129,8 +142,15 @@ impl Table {
             true => (pair.as_ref(), Some(flow)),
         };
         let replied = reply.is_some_and(|reply| reply.packets > 0);
-        let state = state(key.proto, orig.map_or(0, |o| o.tcp), reply.map_or(0, |r| r.tcp), replied);
-        let idle = pair.as_ref().map_or(idle_s(flow), |pair| idle_s(flow).min(idle_s(pair)));
+        let state = state(
+            key.proto,
+            orig.map_or(0, |o| o.tcp),
+            reply.map_or(0, |r| r.tcp),
+            replied,
+        );
+        let idle = pair
+            .as_ref()
+            .map_or(idle_s(flow), |pair| idle_s(flow).min(idle_s(pair)));
         let is_over = idle > u64::from(state.timeout_s(conntrack));
         let census = &mut self.census[0];
         if !is_over {
@@ -155,7 +175,11 @@ fn end<A: Address>(
     let is_reply = flow.nf & nf::REPLY != 0;
     if flow.nf & nf::XNAT != 0 {
         // What the gateway saw: the translated tuple, or the reply's own.
-        let seen = if is_reply { key.reversed() } else { flow.translated(key) };
+        let seen = if is_reply {
+            key.reversed()
+        } else {
+            flow.translated(key)
+        };
         remove_origin(maps, &seen);
     }
     usize::from(!is_reply)
@@ -165,7 +189,11 @@ fn end<A: Address>(
 pub fn remove_origin<A: Address>(maps: &mut Maps, seen: &FlowKey<A>) {
     for (with_addr, with_port) in [(true, true), (true, false), (false, true), (false, false)] {
         let key = OriginKey {
-            laddr: if with_addr { seen.daddr.widen() } else { [0; 16] },
+            laddr: if with_addr {
+                seen.daddr.widen()
+            } else {
+                [0; 16]
+            },
             raddr: seen.saddr.widen(),
             lport: if with_port { seen.dport } else { [0; 2] },
             rport: seen.sport,
@@ -182,7 +210,10 @@ pub fn remove_origin<A: Address>(maps: &mut Maps, seen: &FlowKey<A>) {
 
 /// CLOCK_MONOTONIC in nanoseconds, the clock of the programs.
 pub fn now_ns() -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: points to a timespec.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64

@@ -51,14 +51,19 @@ pub fn start(events: mpsc::Sender<Event>) -> io::Result<()> {
 
 type Neighbours = HashMap<(u32, IpAddr), Vec<u8>>;
 
-fn read(message: &NetlinkMessage<RouteNetlinkMessage>, neighbours: &mut Neighbours) -> Option<Event> {
+fn read(
+    message: &NetlinkMessage<RouteNetlinkMessage>,
+    neighbours: &mut Neighbours,
+) -> Option<Event> {
     let NetlinkPayload::InnerMessage(message) = &message.payload else {
         return None;
     };
     match message {
         RouteNetlinkMessage::NewLink(_) | RouteNetlinkMessage::DelLink(_) => Some(Event::Device),
         RouteNetlinkMessage::NewRoute(_) | RouteNetlinkMessage::DelRoute(_) => Some(Event::Route),
-        RouteNetlinkMessage::NewNeighbour(neighbour) => moved(neighbour, neighbours).then_some(Event::Route),
+        RouteNetlinkMessage::NewNeighbour(neighbour) => {
+            moved(neighbour, neighbours).then_some(Event::Route)
+        }
         _ => None,
     }
 }
@@ -70,8 +75,12 @@ fn moved(message: &NeighbourMessage, neighbours: &mut Neighbours) -> bool {
     let (mut address, mut mac) = (None, None);
     for attribute in &message.attributes {
         match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => address = Some(IpAddr::V4(*a)),
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(a)) => address = Some(IpAddr::V6(*a)),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => {
+                address = Some(IpAddr::V4(*a))
+            }
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(a)) => {
+                address = Some(IpAddr::V6(*a))
+            }
             NeighbourAttribute::LinkLayerAddress(bytes) => mac = Some(bytes.clone()),
             _ => {}
         }

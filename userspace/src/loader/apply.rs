@@ -29,10 +29,34 @@ pub fn apply(maps: &mut Maps, model: &Model, csum_ipv6_flag: u32) -> Result<u32,
     sync(&mut maps.xnat, &model.nat)?;
     sync(&mut maps.trip, &model.trip)?;
     sync(&mut maps.trpt, &model.trpt)?;
-    sync_trie(&mut maps.cidr4, model.cidr4.iter().map(|((len, addr), rules)| (*len, *addr, *rules)))?;
-    sync_trie(&mut maps.cidr6, model.cidr6.iter().map(|((len, addr), rules)| (*len, wide6(*addr), *rules)))?;
-    sync_trie(&mut maps.skip4, model.skip4.iter().map(|((len, addr), skip)| (*len, *addr, *skip)))?;
-    sync_trie(&mut maps.skip6, model.skip6.iter().map(|((len, addr), skip)| (*len, wide6(*addr), *skip)))?;
+    sync_trie(
+        &mut maps.cidr4,
+        model
+            .cidr4
+            .iter()
+            .map(|((len, addr), rules)| (*len, *addr, *rules)),
+    )?;
+    sync_trie(
+        &mut maps.cidr6,
+        model
+            .cidr6
+            .iter()
+            .map(|((len, addr), rules)| (*len, wide6(*addr), *rules)),
+    )?;
+    sync_trie(
+        &mut maps.skip4,
+        model
+            .skip4
+            .iter()
+            .map(|((len, addr), skip)| (*len, *addr, *skip)),
+    )?;
+    sync_trie(
+        &mut maps.skip6,
+        model
+            .skip6
+            .iter()
+            .map(|((len, addr), skip)| (*len, wide6(*addr), *skip)),
+    )?;
     for port in 0..=u16::MAX {
         let bits = model.skip_port.get(&port).copied().unwrap_or(0);
         if maps.skip_port.get(&u32::from(port), 0)? != bits {
@@ -40,13 +64,19 @@ pub fn apply(maps: &mut Maps, model: &Model, csum_ipv6_flag: u32) -> Result<u32,
         }
     }
     let before = maps.settings()?;
-    let same = Xcfg { generation: before.generation, ..settings_of(model, csum_ipv6_flag) } == before;
+    let same = Xcfg {
+        generation: before.generation,
+        ..settings_of(model, csum_ipv6_flag)
+    } == before;
     if same && before.generation != 0 {
         // Entries may have changed all the same.
         return maps.apply_settings(|_| {});
     }
     maps.apply_settings(|settings| {
-        *settings = Xcfg { generation: settings.generation, ..settings_of(model, csum_ipv6_flag) };
+        *settings = Xcfg {
+            generation: settings.generation,
+            ..settings_of(model, csum_ipv6_flag)
+        };
     })
 }
 
@@ -66,7 +96,8 @@ fn settings_of(model: &Model, csum_ipv6_flag: u32) -> Xcfg {
 fn write(maps: &mut Maps, change: impl FnOnce(&mut Xcfg)) -> Result<(), MapError> {
     let mut settings = maps.settings()?;
     change(&mut settings);
-    maps.xcfg.set(u32::from(fsm_common::maps::sys::MESH), settings, 0)
+    maps.xcfg
+        .set(u32::from(fsm_common::maps::sys::MESH), settings, 0)
 }
 
 /// Key of an IPv6 trie: the address and four bytes of padding.

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeSet,
     io,
-    os::fd::{AsRawFd as _, AsFd},
+    os::fd::{AsFd, AsRawFd as _},
     path::{Path, PathBuf},
 };
 
@@ -111,8 +111,20 @@ pub fn attach(
     let mut on = OnDevice::default();
     attach_xdp(objects, dir, device, xdp, &mut on)?;
     for (slot, kind, name, hook, direction) in [
-        (1, AttachType::TcxIngress, program::TC_INGRESS, "in", TcAttachType::Ingress),
-        (2, AttachType::TcxEgress, program::TC_EGRESS, "out", TcAttachType::Egress),
+        (
+            1,
+            AttachType::TcxIngress,
+            program::TC_INGRESS,
+            "in",
+            TcAttachType::Ingress,
+        ),
+        (
+            2,
+            AttachType::TcxEgress,
+            program::TC_EGRESS,
+            "out",
+            TcAttachType::Egress,
+        ),
     ] {
         on.links[slot] = match tc {
             TcKind::Tcx => {
@@ -139,7 +151,10 @@ fn attach_xdp(
     let path = pin_path(dir, device.ifindex, "xdp");
     let own = Link::open(&path)
         .and_then(|link| link.map(|link| link.info()).transpose())
-        .map_err(|source| AttachError::Pin { path: path.clone(), source })?;
+        .map_err(|source| AttachError::Pin {
+            path: path.clone(),
+            source,
+        })?;
     let own = own.filter(|info| info.ifindex == device.ifindex);
     let is_native = device.xdp.is_some_and(|state| state.native);
     let fits = match mode {
@@ -157,7 +172,10 @@ fn attach_xdp(
     if own.is_none()
         && let Some(state) = device.xdp
     {
-        return Err(AttachError::ForeignXdp { name: device.name.clone(), prog_id: state.prog_id });
+        return Err(AttachError::ForeignXdp {
+            name: device.name.clone(),
+            prog_id: state.prog_id,
+        });
     }
     let flags: &[u32] = match mode {
         XdpMode::Native => &[XDP_NATIVE],
@@ -192,9 +210,18 @@ fn take_over(
     device: &Device,
     create: impl FnOnce(&ProgramFd) -> io::Result<Link>,
 ) -> Result<(LinkInfo, bool), AttachError> {
-    let refused = |source| AttachError::Refused { name: device.name.clone(), what: name, source };
-    let pin = |source| AttachError::Pin { path: path.to_owned(), source };
-    let program = objects.fd(name).map_err(|error| refused(io::Error::other(error)))?;
+    let refused = |source| AttachError::Refused {
+        name: device.name.clone(),
+        what: name,
+        source,
+    };
+    let pin = |source| AttachError::Pin {
+        path: path.to_owned(),
+        source,
+    };
+    let program = objects
+        .fd(name)
+        .map_err(|error| refused(io::Error::other(error)))?;
     if let Some(link) = Link::open(path).map_err(pin)? {
         match link.update(program) {
             Ok(()) => return Ok((link.info().map_err(pin)?, true)),
@@ -214,10 +241,19 @@ fn attach_clsact(
     device: &Device,
     direction: TcAttachType,
 ) -> Result<u32, AttachError> {
-    let refused = |source| AttachError::Refused { name: device.name.clone(), what: "TC filter", source };
+    let refused = |source| AttachError::Refused {
+        name: device.name.clone(),
+        what: "TC filter",
+        source,
+    };
     let (priority, handle) = FILTER;
-    let old = SchedClassifierLink::attached(&device.name, direction, priority, handle, None).map_err(refused)?;
-    let options = NlOptions { priority, handle, classid: None };
+    let old = SchedClassifierLink::attached(&device.name, direction, priority, handle, None)
+        .map_err(refused)?;
+    let options = NlOptions {
+        priority,
+        handle,
+        classid: None,
+    };
     let link = program
         .attach_to_link(old)
         .or_else(|_| {
@@ -237,7 +273,9 @@ fn attach_clsact(
 pub fn ensure_clsact(device: &Device) -> Result<bool, AttachError> {
     match tc::qdisc_add_clsact(&device.name) {
         Ok(()) => Ok(true),
-        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {
+            Ok(false)
+        }
         Err(error) => Err(AttachError::Refused {
             name: device.name.clone(),
             what: "clsact qdisc",
@@ -261,12 +299,20 @@ pub fn detach_clsact(name: &str) {
 /// # Errors
 /// See [`AttachError`].
 pub fn attach_origin(objects: &Objects, dir: &Path, cgroup: &Path) -> Result<u32, AttachError> {
-    let device = Device { name: cgroup.display().to_string(), ..Device::default() };
+    let device = Device {
+        name: cgroup.display().to_string(),
+        ..Device::default()
+    };
     let path = link_dir(dir).join("origin");
     let open = || std::fs::File::open(cgroup);
     let (link, _) = take_over(objects, program::ORIGIN, &path, &device, |program| {
         let folder = open()?;
-        Link::create(program, folder.as_fd().as_raw_fd() as u32, AttachType::CgroupGetsockopt, 0)
+        Link::create(
+            program,
+            folder.as_fd().as_raw_fd() as u32,
+            AttachType::CgroupGetsockopt,
+            0,
+        )
     })?;
     Ok(link.id)
 }
@@ -310,9 +356,10 @@ pub fn attached(dir: &Path) -> Result<BTreeSet<u32>, AttachError> {
 
 fn remove_pin(path: &Path) -> Result<(), AttachError> {
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(AttachError::Pin { path: path.to_owned(), source: error })
-        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(AttachError::Pin {
+            path: path.to_owned(),
+            source: error,
+        }),
         _ => Ok(()),
     }
 }

@@ -53,7 +53,13 @@ pub struct Device {
 /// # Errors
 /// What netlink says.
 pub async fn list(handle: &Handle) -> Result<Vec<Device>, rtnetlink::Error> {
-    handle.link().get().execute().map_ok(|message| read(&message)).try_collect().await
+    handle
+        .link()
+        .get()
+        .execute()
+        .map_ok(|message| read(&message))
+        .try_collect()
+        .await
 }
 
 fn read(message: &LinkMessage) -> Device {
@@ -66,13 +72,15 @@ fn read(message: &LinkMessage) -> Device {
         match attribute {
             LinkAttribute::IfName(name) => device.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => device.mtu = *mtu,
-            LinkAttribute::Address(bytes) => device.mac = bytes.as_slice().try_into().unwrap_or_default(),
+            LinkAttribute::Address(bytes) => {
+                device.mac = bytes.as_slice().try_into().unwrap_or_default()
+            }
             LinkAttribute::Link(peer) => device.peer = Some(*peer),
             LinkAttribute::LinkNetNsId(id) => device.peer_nsid = Some(*id),
             LinkAttribute::LinkInfo(infos) => {
-                device.is_pair = infos.iter().any(|info| {
-                    matches!(info, LinkInfo::Kind(InfoKind::Veth | InfoKind::Netkit))
-                });
+                device.is_pair = infos
+                    .iter()
+                    .any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth | InfoKind::Netkit)));
             }
             LinkAttribute::Xdp(states) => device.xdp = read_xdp(states),
             _ => {}
@@ -100,7 +108,9 @@ fn read_xdp(states: &[LinkXdp]) -> Option<XdpState> {
 /// What netlink says.
 pub async fn namespace_id(handle: &mut Handle, namespace: &OwnedFd) -> io::Result<Option<i32>> {
     let mut message = NsidMessage::default();
-    message.attributes.push(NsidAttribute::Fd(namespace.as_raw_fd() as u32));
+    message
+        .attributes
+        .push(NsidAttribute::Fd(namespace.as_raw_fd() as u32));
     let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetNsId(message));
     request.header.flags = NLM_F_REQUEST;
     let mut answers = handle.request(request).map_err(io::Error::other)?;

@@ -98,13 +98,22 @@ impl Node {
         check_devices(&config, &devices)?;
         preflight::mount_bpffs(&config.node.bpffs)?;
         let dir = pin_dir(&config.node.bpffs);
-        let sizes = Sizes { flows: config.conntrack.max_flows };
+        let sizes = Sizes {
+            flows: config.conntrack.max_flows,
+        };
         let mut objects = Objects::load(&dir, sizes)?;
         let links = attach::link_dir(&dir);
-        std::fs::create_dir_all(&links).map_err(|source| AttachError::Pin { path: links, source })?;
+        std::fs::create_dir_all(&links).map_err(|source| AttachError::Pin {
+            path: links,
+            source,
+        })?;
         let csum_ipv6_flag = objects.csum_ipv6_flag().unwrap_or(0);
         let maps = Maps::open(&config.node.bpffs)?;
-        let tc = if preflight::has_tcx() { TcKind::Tcx } else { TcKind::Clsact };
+        let tc = if preflight::has_tcx() {
+            TcKind::Tcx
+        } else {
+            TcKind::Clsact
+        };
         let adopted = !attach::attached(&dir)?.is_empty();
         let mut node = Self {
             config,
@@ -141,7 +150,9 @@ impl Node {
         if result.is_err() {
             self.config = old;
             // The old model compiled once; put everything back as far as the kernel lets us.
-            if let (Ok(model), Ok(devices)) = (Model::compile(&self.config), devices::list(handle).await) {
+            if let (Ok(model), Ok(devices)) =
+                (Model::compile(&self.config), devices::list(handle).await)
+            {
                 let _ = apply(&mut self.maps, &model, self.csum_ipv6_flag);
                 let _ = self.reconcile_with(devices, handle).await;
             }
@@ -186,7 +197,11 @@ impl Node {
         Ok(self.maps.apply_settings(|_| {})?)
     }
 
-    async fn reconcile_with(&mut self, devices: Vec<Device>, handle: &mut Handle) -> Result<(), NodeError> {
+    async fn reconcile_with(
+        &mut self,
+        devices: Vec<Device>,
+        handle: &mut Handle,
+    ) -> Result<(), NodeError> {
         let mut gone = attach::attached(&self.dir)?;
         gone.extend(self.attached.keys());
         let mut first_error = None;
@@ -246,9 +261,19 @@ impl Node {
                 }
             })?;
         let xdp = xdp_word(&on);
-        info!(interface = device.name, role = interface.role.as_str(), xdp, adopted = on.adopted, "attached");
-        let attached =
-            Attached { device: device.clone(), interface: interface.clone(), on, flags: entry.flags };
+        info!(
+            interface = device.name,
+            role = interface.role.as_str(),
+            xdp,
+            adopted = on.adopted,
+            "attached"
+        );
+        let attached = Attached {
+            device: device.clone(),
+            interface: interface.clone(),
+            on,
+            flags: entry.flags,
+        };
         self.attached.insert(device.ifindex, attached);
         self.next_generation()?;
         Ok(())
@@ -261,7 +286,11 @@ impl Node {
             return flags;
         };
         flags |= iface_flag::PEER;
-        let uses_xdp = self.config.interfaces.iter().any(|i| i.role == Role::Uplink && i.xdp != XdpMode::Off);
+        let uses_xdp = self
+            .config
+            .interfaces
+            .iter()
+            .any(|i| i.role == Role::Uplink && i.xdp != XdpMode::Off);
         if !uses_xdp {
             return flags;
         }
@@ -295,7 +324,9 @@ impl Node {
                 free.get_or_insert((slot, entry));
             }
         }
-        free.ok_or_else(|| NodeError::NoSlot { name: device.name.clone() })
+        free.ok_or_else(|| NodeError::NoSlot {
+            name: device.name.clone(),
+        })
     }
 
     async fn let_go(&mut self, ifindex: u32, handle: &mut Handle) -> Result<(), NodeError> {
@@ -356,8 +387,16 @@ fn redirect_word(flags: u8) -> String {
     if flags & iface_flag::REDIRECT == 0 {
         return "off".to_owned();
     }
-    let way = if flags & iface_flag::PEER != 0 { "peer" } else { "plain" };
-    let xdp = if flags & iface_flag::XDP_TX != 0 { "+xdp" } else { "" };
+    let way = if flags & iface_flag::PEER != 0 {
+        "peer"
+    } else {
+        "plain"
+    };
+    let xdp = if flags & iface_flag::XDP_TX != 0 {
+        "+xdp"
+    } else {
+        ""
+    };
     format!("{way}{xdp}")
 }
 
@@ -395,7 +434,9 @@ fn check_devices(config: &Config, devices: &[Device]) -> Result<(), NodeError> {
         let Some(interface) = config.interface_for(&device.name) else {
             continue;
         };
-        let own = pin_dir(&config.node.bpffs).join("links").join(format!("{}-xdp", device.ifindex));
+        let own = pin_dir(&config.node.bpffs)
+            .join("links")
+            .join(format!("{}-xdp", device.ifindex));
         if let Some(state) = device.xdp
             && interface.xdp != XdpMode::Off
             && !own.exists()
@@ -418,9 +459,15 @@ pub async fn down(bpffs: &Path, handle: &mut Handle) -> Result<Vec<String>, Node
     if let Ok(maps) = Maps::open(bpffs) {
         for device in &devices {
             for probe in 0..IFACE_PROBES {
-                let entry = maps.iface.get(&((device.ifindex + probe) & (IFACE_SLOTS - 1)), 0)?;
+                let entry = maps
+                    .iface
+                    .get(&((device.ifindex + probe) & (IFACE_SLOTS - 1)), 0)?;
                 if entry.ifindex == device.ifindex {
-                    let tc = if preflight::has_tcx() { TcKind::Tcx } else { TcKind::Clsact };
+                    let tc = if preflight::has_tcx() {
+                        TcKind::Tcx
+                    } else {
+                        TcKind::Clsact
+                    };
                     restore(device, entry.flags, tc, handle).await;
                     done.push(format!("{}: programs removed", device.name));
                 }
@@ -444,9 +491,10 @@ pub async fn down(bpffs: &Path, handle: &mut Handle) -> Result<Vec<String>, Node
 
 fn remove_tree(dir: &Path) -> Result<(), AttachError> {
     match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(AttachError::Pin { path: dir.to_owned(), source: error })
-        }
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(AttachError::Pin {
+            path: dir.to_owned(),
+            source: error,
+        }),
         _ => Ok(()),
     }
 }

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use aya::{
     Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
     maps::{Map, MapData, ProgramArray},
-    programs::{CgroupSockopt, ProgramError, ProgramFd, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
+    programs::{
+        CgroupSockopt, ProgramError, ProgramFd, SchedClassifier, TestRun as _, TestRunOptions, Xdp,
+    },
 };
 use fsm_common::maps::{MAPS, name};
 
@@ -90,7 +92,10 @@ impl Objects {
     /// # Errors
     /// See [`LoadError`]; nothing is attached by then.
     pub fn load(dir: &Path, sizes: Sizes) -> Result<Self, LoadError> {
-        std::fs::create_dir_all(dir).map_err(|source| LoadError::Folder { path: dir.into(), source })?;
+        std::fs::create_dir_all(dir).map_err(|source| LoadError::Folder {
+            path: dir.into(),
+            source,
+        })?;
         for spec in MAPS {
             check_pin(dir, spec)?;
         }
@@ -119,12 +124,22 @@ impl Objects {
             (name::FSM_PROG_XDP, program::XDP_SLOW.as_slice()),
             (name::FSM_PROG, program::TC_SLOW.as_slice()),
         ] {
-            let pin = |source| LoadError::Pin(PinError::Map { path: dir.join(map), source });
+            let pin = |source| {
+                LoadError::Pin(PinError::Map {
+                    path: dir.join(map),
+                    source,
+                })
+            };
             let array = MapData::from_pin(dir.join(map)).map_err(pin)?;
             let mut array = ProgramArray::try_from(Map::ProgramArray(array)).map_err(pin)?;
             for &(name, slot) in programs {
-                let fail = |source| LoadError::Program { program: name, source: Box::new(source) };
-                array.set(slot, self.fd(name).map_err(fail)?, 0).map_err(pin)?;
+                let fail = |source| LoadError::Program {
+                    program: name,
+                    source: Box::new(source),
+                };
+                array
+                    .set(slot, self.fd(name).map_err(fail)?, 0)
+                    .map_err(pin)?;
             }
         }
         Ok(())
@@ -165,8 +180,15 @@ impl Objects {
         const BPF_F_IPV6: u32 = 1 << 7;
         let frame = [0u8; 64];
         let probe = self.tc(program::PROBE);
-        let result = probe.test_run(TestRunOptions { data_in: Some(&frame), ..TestRunOptions::new() })?;
-        Ok(if result.return_value == 1 { BPF_F_IPV6 } else { 0 })
+        let result = probe.test_run(TestRunOptions {
+            data_in: Some(&frame),
+            ..TestRunOptions::new()
+        })?;
+        Ok(if result.return_value == 1 {
+            BPF_F_IPV6
+        } else {
+            0
+        })
     }
 }
 
@@ -175,7 +197,9 @@ where
     &'a mut T: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
 {
     let program = object.program_mut(name).expect("a name from `program`");
-    program.try_into().expect("of the kind that it was loaded as")
+    program
+        .try_into()
+        .expect("of the kind that it was loaded as")
 }
 
 fn verify<T>(
@@ -186,8 +210,13 @@ fn verify<T>(
 where
     for<'a> &'a mut T: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
 {
-    let fail = |source: ProgramError| LoadError::Program { program: name, source: Box::new(source) };
-    let program = object.program_mut(name).ok_or_else(|| fail(ProgramError::NotLoaded))?;
+    let fail = |source: ProgramError| LoadError::Program {
+        program: name,
+        source: Box::new(source),
+    };
+    let program = object
+        .program_mut(name)
+        .ok_or_else(|| fail(ProgramError::NotLoaded))?;
     program.try_into().and_then(load).map_err(fail)
 }
 
@@ -206,5 +235,8 @@ fn load_object(
         loader.map_max_entries(flows, entries);
     }
     loader.map_max_entries(name::FSM_XOPT, sizes.flows);
-    loader.load(bytes).map_err(|source| LoadError::Object { object, source: Box::new(source) })
+    loader.load(bytes).map_err(|source| LoadError::Object {
+        object,
+        source: Box::new(source),
+    })
 }

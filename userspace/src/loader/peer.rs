@@ -26,15 +26,31 @@ pub enum Gro {
 /// Namespaces that something on this host holds open: by name, or by a process.
 fn candidates() -> Vec<PathBuf> {
     let list = |folder: &str| -> Vec<PathBuf> {
-        std::fs::read_dir(folder).map_or_else(|_| Vec::new(), |entries| {
-            entries.filter_map(Result::ok).map(|entry| entry.path()).collect()
-        })
+        std::fs::read_dir(folder).map_or_else(
+            |_| Vec::new(),
+            |entries| {
+                entries
+                    .filter_map(Result::ok)
+                    .map(|entry| entry.path())
+                    .collect()
+            },
+        )
     };
-    let mut paths: Vec<_> = ["/run/netns", "/run/docker/netns"].into_iter().flat_map(list).collect();
+    let mut paths: Vec<_> = ["/run/netns", "/run/docker/netns"]
+        .into_iter()
+        .flat_map(list)
+        .collect();
     let is_pid = |path: &PathBuf| {
-        path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()))
+        path.file_name()
+            .and_then(|n| n.to_str())
+            .is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()))
     };
-    paths.extend(list("/proc").into_iter().filter(is_pid).map(|path| path.join("ns/net")));
+    paths.extend(
+        list("/proc")
+            .into_iter()
+            .filter(is_pid)
+            .map(|path| path.join("ns/net")),
+    );
     paths
 }
 
@@ -97,17 +113,27 @@ fn switch_gro(ifindex: u32, on: bool) -> io::Result<Gro> {
     if unsafe { libc::if_indextoname(ifindex, name.as_mut_ptr().cast()) }.is_null() {
         return Err(io::Error::last_os_error());
     }
-    let mut value = EthtoolValue { cmd: GET_GRO, data: 0 };
+    let mut value = EthtoolValue {
+        cmd: GET_GRO,
+        data: 0,
+    };
     ethtool(&socket, &name, &mut value)?;
     if (value.data != 0) == on {
         return Ok(Gro::Was);
     }
-    value = EthtoolValue { cmd: SET_GRO, data: u32::from(on) };
+    value = EthtoolValue {
+        cmd: SET_GRO,
+        data: u32::from(on),
+    };
     ethtool(&socket, &name, &mut value)?;
     Ok(Gro::Set)
 }
 
-fn ethtool(socket: &OwnedFd, name: &[u8; libc::IF_NAMESIZE], value: &mut EthtoolValue) -> io::Result<()> {
+fn ethtool(
+    socket: &OwnedFd,
+    name: &[u8; libc::IF_NAMESIZE],
+    value: &mut EthtoolValue,
+) -> io::Result<()> {
     // SAFETY: zero is a value of this struct of integers and pointers.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     let text = CStr::from_bytes_until_nul(name).map_err(io::Error::other)?;

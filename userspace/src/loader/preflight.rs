@@ -15,7 +15,9 @@ pub enum Lack {
     )]
     Privileges,
     /// No BTF.
-    #[error("{0} is missing: the kernel has no type information; it must be built with CONFIG_DEBUG_INFO_BTF=y")]
+    #[error(
+        "{0} is missing: the kernel has no type information; it must be built with CONFIG_DEBUG_INFO_BTF=y"
+    )]
     Btf(PathBuf),
     /// Too old.
     #[error("Linux {found} is too old: 5.15 is the oldest that has what the programs use")]
@@ -57,15 +59,18 @@ pub fn check(cgroup: Option<&Path>) -> Result<(), Lack> {
     }
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     if kernel_version(&release).is_some_and(|version| version < (5, 15)) {
-        return Err(Lack::Kernel { found: release.trim().to_owned() });
+        return Err(Lack::Kernel {
+            found: release.trim().to_owned(),
+        });
     }
     if !Path::new(BTF).exists() {
         return Err(Lack::Btf(BTF.into()));
     }
     match cgroup {
-        Some(path) if magic(path).ok() != Some(CGROUP2) => {
-            Err(Lack::Cgroup { path: path.to_owned(), hint: cgroup_hint() })
-        }
+        Some(path) if magic(path).ok() != Some(CGROUP2) => Err(Lack::Cgroup {
+            path: path.to_owned(),
+            hint: cgroup_hint(),
+        }),
         _ => Ok(()),
     }
 }
@@ -75,23 +80,40 @@ pub fn check(cgroup: Option<&Path>) -> Result<(), Lack> {
 /// # Errors
 /// [`Lack::Bpffs`].
 pub fn mount_bpffs(path: &Path) -> Result<bool, Lack> {
-    let fail = |source| Lack::Bpffs { path: path.to_owned(), source };
+    let fail = |source| Lack::Bpffs {
+        path: path.to_owned(),
+        source,
+    };
     if magic(path).ok() == Some(BPF_FS) {
         return Ok(false);
     }
     // Below a bpffs a folder is enough.
-    if path.parent().is_some_and(|parent| magic(parent).ok() == Some(BPF_FS)) {
+    if path
+        .parent()
+        .is_some_and(|parent| magic(parent).ok() == Some(BPF_FS))
+    {
         return fs::create_dir_all(path).map(|()| false).map_err(fail);
     }
     let parent = path.parent().unwrap_or(Path::new("/"));
-    let target = if parent == Path::new("/sys/fs/bpf") { parent } else { path };
+    let target = if parent == Path::new("/sys/fs/bpf") {
+        parent
+    } else {
+        path
+    };
     if target == path {
         fs::create_dir_all(path).map_err(fail)?;
     }
-    let text = std::ffi::CString::new(target.as_os_str().as_encoded_bytes()).map_err(|e| fail(e.into()))?;
+    let text = std::ffi::CString::new(target.as_os_str().as_encoded_bytes())
+        .map_err(|e| fail(e.into()))?;
     // SAFETY: four strings that end in zero, and no data.
     let result = unsafe {
-        libc::mount(c"bpf".as_ptr(), text.as_ptr(), c"bpf".as_ptr(), 0, c"mode=0700".as_ptr().cast())
+        libc::mount(
+            c"bpf".as_ptr(),
+            text.as_ptr(),
+            c"bpf".as_ptr(),
+            0,
+            c"mode=0700".as_ptr().cast(),
+        )
     };
     if result != 0 {
         return Err(fail(io::Error::last_os_error()));
@@ -103,7 +125,11 @@ pub fn mount_bpffs(path: &Path) -> Result<bool, Lack> {
 /// Unmounts a bpffs that `mount_bpffs` has made, which is never the host's own at /sys/fs/bpf.
 pub fn unmount_own(path: &Path) -> bool {
     let is_mount_point = || {
-        let device = |path: &Path| fs::metadata(path).map(|m| std::os::unix::fs::MetadataExt::dev(&m)).ok();
+        let device = |path: &Path| {
+            fs::metadata(path)
+                .map(|m| std::os::unix::fs::MetadataExt::dev(&m))
+                .ok()
+        };
         device(path) != path.parent().and_then(device)
     };
     if path == Path::new("/sys/fs/bpf") || magic(path).ok() != Some(BPF_FS) || !is_mount_point() {

@@ -59,7 +59,8 @@ impl Attr {
 
     fn with_address(mut self, at: usize, address: u64) -> Self {
         let bytes = address.to_ne_bytes();
-        let half = |i: usize| u32::from_ne_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
+        let half =
+            |i: usize| u32::from_ne_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
         (self.words[at], self.words[at + 1]) = (half(0), half(4));
         self
     }
@@ -69,18 +70,36 @@ fn bpf(command: Command, attr: &Attr) -> io::Result<i64> {
     // SAFETY: `attr` is as large as said and zero behind what the command reads; pointers in it are to
     // memory that the callers below keep alive.
     let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command as i64, &raw const *attr, size_of::<Attr>())
+        libc::syscall(
+            libc::SYS_bpf,
+            command as i64,
+            &raw const *attr,
+            size_of::<Attr>(),
+        )
     };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }
 
 /// For commands that write into `attr`.
 fn bpf_mut(command: Command, attr: &mut Attr) -> io::Result<i64> {
     // SAFETY: as for `bpf`; the memory is ours alone meanwhile.
     let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command as i64, &raw mut *attr, size_of::<Attr>())
+        libc::syscall(
+            libc::SYS_bpf,
+            command as i64,
+            &raw mut *attr,
+            size_of::<Attr>(),
+        )
     };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }
 
 fn owned(fd: i64) -> OwnedFd {
@@ -89,7 +108,8 @@ fn owned(fd: i64) -> OwnedFd {
 }
 
 fn c_path(path: &Path) -> io::Result<CString> {
-    CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
+    CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
 }
 
 /// A link: a program on its hook. Goes when the last descriptor and pin go.
@@ -120,7 +140,11 @@ impl Link {
         flags: u32,
     ) -> io::Result<Self> {
         let program = program.as_fd().as_raw_fd() as u32;
-        bpf(Command::LinkCreate, &Attr::new(&[program, target, kind as u32, flags])).map(|fd| Self(owned(fd)))
+        bpf(
+            Command::LinkCreate,
+            &Attr::new(&[program, target, kind as u32, flags]),
+        )
+        .map(|fd| Self(owned(fd)))
     }
 
     /// Opens a pin; `Ok(None)` where there is none.
@@ -129,7 +153,10 @@ impl Link {
     /// What the kernel says.
     pub fn open(path: &Path) -> io::Result<Option<Self>> {
         let path = c_path(path)?;
-        match bpf(Command::ObjGet, &Attr::default().with_address(0, path.as_ptr() as u64)) {
+        match bpf(
+            Command::ObjGet,
+            &Attr::default().with_address(0, path.as_ptr() as u64),
+        ) {
             Ok(fd) => Ok(Some(Self(owned(fd)))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -142,7 +169,8 @@ impl Link {
     /// EEXIST where something is pinned there.
     pub fn pin(&self, path: &Path) -> io::Result<()> {
         let path = c_path(path)?;
-        let attr = Attr::new(&[0, 0, self.0.as_raw_fd() as u32]).with_address(0, path.as_ptr() as u64);
+        let attr =
+            Attr::new(&[0, 0, self.0.as_raw_fd() as u32]).with_address(0, path.as_ptr() as u64);
         bpf(Command::ObjPin, &attr).map(drop)
     }
 
@@ -152,7 +180,11 @@ impl Link {
     /// ENOLINK where the device is gone.
     pub fn update(&self, program: &impl AsFd) -> io::Result<()> {
         let program = program.as_fd().as_raw_fd() as u32;
-        bpf(Command::LinkUpdate, &Attr::new(&[self.0.as_raw_fd() as u32, program, 0, 0])).map(drop)
+        bpf(
+            Command::LinkUpdate,
+            &Attr::new(&[self.0.as_raw_fd() as u32, program, 0, 0]),
+        )
+        .map(drop)
     }
 
     /// What the kernel says of it.
@@ -165,7 +197,11 @@ impl Link {
         let attr = Attr::new(&[self.0.as_raw_fd() as u32, size_of_val(&info) as u32])
             .with_address(2, info.as_mut_ptr() as u64);
         bpf(Command::InfoByFd, &attr)?;
-        Ok(LinkInfo { id: info[1], prog_id: info[2], ifindex: info[4] })
+        Ok(LinkInfo {
+            id: info[1],
+            prog_id: info[2],
+            ifindex: info[4],
+        })
     }
 }
 
@@ -191,7 +227,11 @@ impl Batch {
         let mut keys: Vec<K> = Vec::with_capacity(count);
         let mut values: Vec<V> = Vec::with_capacity(count);
         let (from, mut to) = (self.position.unwrap_or(0), 0u32);
-        let from_address = if self.position.is_some() { (&raw const from) as u64 } else { 0 };
+        let from_address = if self.position.is_some() {
+            (&raw const from) as u64
+        } else {
+            0
+        };
         let mut attr = Attr::default()
             .with_address(0, from_address)
             .with_address(2, (&raw mut to) as u64)

@@ -27,14 +27,19 @@ pub fn compile(model: &mut Model, rules: &[Acl]) -> Result<(), ModelError> {
     let rules: Vec<Acl> = order.iter().map(|key| by_key[key]).collect();
     let is_host = |rule: &Acl| rule.addr.prefix_len() == rule.addr.max_prefix_len();
     let is_range = |rule: &Acl| !rule.port.is_any() && rule.port.single().is_none();
-    let ranged: std::collections::HashSet<_> =
-        rules.iter().filter(|r| is_host(r) && is_range(r)).map(|r| r.addr).collect();
+    let ranged: std::collections::HashSet<_> = rules
+        .iter()
+        .filter(|r| is_host(r) && is_range(r))
+        .map(|r| r.addr)
+        .collect();
     let in_hash = |rule: &Acl| {
         is_host(rule) && !is_range(rule) && (!rule.port.is_any() || !ranged.contains(&rule.addr))
     };
     // A rule for any protocol first, so that one which names it takes its place.
-    let (any, named): (Vec<_>, Vec<_>) =
-        rules.iter().filter(|r| in_hash(r)).partition(|r| r.proto == AclProto::Any);
+    let (any, named): (Vec<_>, Vec<_>) = rules
+        .iter()
+        .filter(|r| in_hash(r))
+        .partition(|r| r.proto == AclProto::Any);
     for rule in any.into_iter().chain(named) {
         add_host(model, rule);
     }
@@ -71,17 +76,37 @@ pub fn action(action: AclAction) -> u8 {
 
 fn add_host(model: &mut Model, rule: &Acl) {
     let port = rule.port.single().unwrap_or(0).to_be_bytes();
-    let value = AclValue { acl: action(rule.action), flag: 0, id: rule.id, pad: [0; 4] };
-    let kind = if port == [0, 0] { kind::ADDR4 } else { kind::EXACT4 };
+    let value = AclValue {
+        acl: action(rule.action),
+        flag: 0,
+        id: rule.id,
+        pad: [0; 4],
+    };
+    let kind = if port == [0, 0] {
+        kind::ADDR4
+    } else {
+        kind::EXACT4
+    };
     for proto in protocols(rule) {
         match rule.addr {
             IpNet::V4(net) => {
-                let key = Acl4Key { addr: net.addr().octets(), port, proto, sys: sys::MESH };
+                let key = Acl4Key {
+                    addr: net.addr().octets(),
+                    port,
+                    proto,
+                    sys: sys::MESH,
+                };
                 model.acl4.insert(key, value);
                 model.acl_kinds |= kind;
             }
             IpNet::V6(net) => {
-                let key = Acl6Key { addr: net.addr().octets(), port, proto, sys: sys::MESH, pad: [0; 4] };
+                let key = Acl6Key {
+                    addr: net.addr().octets(),
+                    port,
+                    proto,
+                    sys: sys::MESH,
+                    pad: [0; 4],
+                };
                 model.acl6.insert(key, value);
                 model.acl_kinds |= kind << kind::V6_SHIFT;
             }
@@ -93,25 +118,43 @@ fn add_host(model: &mut Model, rule: &Acl) {
 fn add_networks(model: &mut Model, networks: BTreeMap<IpNet, Vec<Acl>>) -> Result<(), ModelError> {
     let mut around: Vec<(IpNet, Vec<CidrRule>)> = Vec::new();
     for (prefix, mut own) in networks {
-        while around.last().is_some_and(|(outer, _)| !outer.contains(&prefix)) {
+        while around
+            .last()
+            .is_some_and(|(outer, _)| !outer.contains(&prefix))
+        {
             around.pop();
         }
-        own.sort_by_key(|r| (r.port.last - r.port.first, r.proto == AclProto::Any, r.port.first));
+        own.sort_by_key(|r| {
+            (
+                r.port.last - r.port.first,
+                r.proto == AclProto::Any,
+                r.port.first,
+            )
+        });
         let mut rules: Vec<CidrRule> = own.iter().flat_map(cidr_rules).collect();
         let is_last_word = |r: &CidrRule| r.proto == 0 && r.port_lo == 0 && r.port_hi == u16::MAX;
         if !rules.iter().any(is_last_word)
             && let Some((_, outer)) = around.last()
         {
             let hidden = |o: &CidrRule| {
-                rules.iter().any(|r| (r.proto, r.port_lo, r.port_hi) == (o.proto, o.port_lo, o.port_hi))
+                rules
+                    .iter()
+                    .any(|r| (r.proto, r.port_lo, r.port_hi) == (o.proto, o.port_lo, o.port_hi))
             };
             let inherited: Vec<_> = outer.iter().filter(|o| !hidden(o)).copied().collect();
             rules.extend(inherited);
         }
         if rules.len() > CIDR_RULES {
-            return Err(ModelError::TooManyRules { prefix, count: rules.len(), max: CIDR_RULES });
+            return Err(ModelError::TooManyRules {
+                prefix,
+                count: rules.len(),
+                max: CIDR_RULES,
+            });
         }
-        let mut value = CidrRules { len: rules.len() as u32, ..CidrRules::ZERO };
+        let mut value = CidrRules {
+            len: rules.len() as u32,
+            ..CidrRules::ZERO
+        };
         value.rules[..rules.len()].copy_from_slice(&rules);
         let len = u32::from(prefix.prefix_len());
         match prefix {

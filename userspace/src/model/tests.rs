@@ -18,13 +18,21 @@ fn compile(text: &str) -> Model {
 
 impl AclTables<[u8; 4]> for Model {
     fn exact(&self, addr: &[u8; 4], port: [u8; 2], proto: u8) -> Option<AclValue> {
-        self.acl4.get(&Acl4Key { addr: *addr, port, proto, sys: sys::MESH }).copied()
+        self.acl4
+            .get(&Acl4Key {
+                addr: *addr,
+                port,
+                proto,
+                sys: sys::MESH,
+            })
+            .copied()
     }
 
     fn cidr(&self, addr: &[u8; 4], proto: u8, port: u16) -> Option<AclValue> {
         let longest = (0..=32u32).rev().find_map(|len| {
             let mask = if len == 0 { 0 } else { u32::MAX << (32 - len) };
-            self.cidr4.get(&(len, (u32::from_be_bytes(*addr) & mask).to_be_bytes()))
+            self.cidr4
+                .get(&(len, (u32::from_be_bytes(*addr) & mask).to_be_bytes()))
         });
         longest?.find(proto, port)
     }
@@ -110,7 +118,10 @@ fn a_rule_that_names_the_protocol_goes_before_one_for_any() {
 #[test]
 fn the_gateway_is_trusted_and_its_listeners_are_audited() {
     let model = compile("[gateway]\noutbound = [\"192.168.226.22:15001\"]\n");
-    assert_eq!(ask(&model, [192, 168, 226, 22], 40000, 6), Some(acl::TRUSTED));
+    assert_eq!(
+        ask(&model, [192, 168, 226, 22], 40000, 6),
+        Some(acl::TRUSTED)
+    );
     assert_eq!(ask(&model, [192, 168, 226, 22], 15001, 6), Some(acl::AUDIT));
 }
 
@@ -126,5 +137,8 @@ fn sixteen_rules_over_one_prefix_are_refused_by_name() {
     }
     let config = config::parse(&text, Path::new("node.toml")).unwrap();
     let error = Model::compile(&config).unwrap_err().to_string();
-    assert!(error.contains("10.0.0.0/24") && error.contains("16"), "{error}");
+    assert!(
+        error.contains("10.0.0.0/24") && error.contains("16"),
+        "{error}"
+    );
 }

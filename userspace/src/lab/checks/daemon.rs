@@ -17,7 +17,7 @@ pub(super) const ACL_DENY: &str = "acl_deny";
 /// Counters and flows are read from the kernel by the daemon, at its own pace.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Drop counters by reason.
+/// Drop counters by reason, those that are not zero.
 pub(super) fn drops(lab: &Lab) -> Result<BTreeMap<String, u64>> {
     let status = lab.fsm(&["status"])?;
     let all = status
@@ -25,9 +25,8 @@ pub(super) fn drops(lab: &Lab) -> Result<BTreeMap<String, u64>> {
         .and_then(Value::as_object)
         .into_iter()
         .flatten();
-    Ok(all
-        .filter_map(|(reason, count)| Some((reason.clone(), count.as_u64()?)))
-        .collect())
+    let counts = all.filter_map(|(reason, count)| Some((reason.clone(), count.as_u64()?)));
+    Ok(counts.filter(|(_, count)| *count != 0).collect())
 }
 
 /// One drop counter; a reason that is not listed has not occurred.

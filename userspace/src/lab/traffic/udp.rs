@@ -24,6 +24,8 @@ pub struct StreamReport {
     pub sent: u64,
     /// Different datagrams that came back.
     pub received: u64,
+    /// Numbers of the first ones that did not; times the pace, that is when.
+    pub lost: Vec<u64>,
     /// Longest time without an answer.
     pub longest_gap_ms: u64,
 }
@@ -91,6 +93,7 @@ pub async fn stream(to: SocketAddr, count: u64, pace: Duration) -> Result<Stream
         local,
         sent,
         received: back.received,
+        lost: back.lost(),
         longest_gap_ms,
     })
 }
@@ -111,6 +114,12 @@ impl Answers {
             last: Instant::now(),
             longest_gap: Duration::ZERO,
         }
+    }
+
+    fn lost(&self) -> Vec<u64> {
+        const NAMED: usize = 20;
+        let lost = self.seen.iter().zip(0..).filter(|(seen, _)| !**seen);
+        lost.map(|(_, number)| number).take(NAMED).collect()
     }
 
     fn note(&mut self, datagram: Option<&[u8]>) {
@@ -140,5 +149,7 @@ mod tests {
         }
         answers.note(Some(b"short"));
         assert_eq!(answers.received, 2);
+        assert!(answers.lost().is_empty());
+        assert_eq!(Answers::new(2).lost(), [0, 1]);
     }
 }
