@@ -203,5 +203,5 @@ pub fn flow_hash<A: Address>(saddr: A, daddr: A, sport: [u8; 2], dport: [u8; 2])
 /// The Maglev slot of a hash: its share of the range, by a multiplication that the verifier can bound.
 #[inline(always)]
 pub const fn slot(hash: u32) -> u32 {
-    (hash as u64 * MAGLEV_SLOTS as u64 >> 32) as u32
+    ((hash as u64 * MAGLEV_SLOTS as u64) >> 32) as u32
 }

@@ -54,7 +54,7 @@ pub fn call<F: Apply>(skb: &Skb, at: At, packet: &Parsed<F::Addr>) -> Outcome {
     // SAFETY: this CPU's own entry; a tail call stays on this CPU.
     unsafe { (*scratch).packet = *packet };
     // SAFETY: the context is this program's own.
-    let _ = unsafe { FSM_PROG.tail_call(skb.tail_ctx(), slot) };
+    unsafe { FSM_PROG.tail_call(skb.tail_ctx(), slot) };
     Err(Reason::Internal.into())
 }
 

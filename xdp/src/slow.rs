@@ -36,7 +36,7 @@ pub fn call<F: Tables>(frame: &Frame, packet: &Parsed<F::Addr>) -> Outcome {
     // SAFETY: this CPU's own entry; a tail call stays on this CPU.
     unsafe { (*scratch).packet = *packet };
     // SAFETY: the context is this program's own.
-    let _ = unsafe { FSM_PROG_XDP.tail_call(frame.tail_ctx(), slot) };
+    unsafe { FSM_PROG_XDP.tail_call(frame.tail_ctx(), slot) };
     Err(Reason::Internal.into())
 }
 

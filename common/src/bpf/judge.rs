@@ -531,7 +531,7 @@ fn store_reply<F: Tables>(
         if attempt > 0 {
             let pick = hash.wrapping_add(attempt.wrapping_mul(7919)) & 0xffff;
             // 1024 to 65535: never a privileged port
-            scratch.forward.sport = (1024 + (pick * 64512 >> 16) as u16).to_be_bytes();
+            scratch.forward.sport = (1024 + ((pick * 64512) >> 16) as u16).to_be_bytes();
             scratch.flow.set_translation(key, &scratch.forward);
         }
         scratch.reply_key.set_reversed(&scratch.forward);

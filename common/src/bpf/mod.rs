@@ -1,5 +1,10 @@
 //! The kernel's side: the same steps for XDP and TC, over the maps.
 
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "by value, keys would be copied once more on the BPF stack"
+)]
+
 pub mod count;
 pub mod fib;
 pub mod fragment;
