@@ -13,6 +13,7 @@ use rtnetlink::{
         RouteNetlinkMessage,
         link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached},
         nsid::{NsidAttribute, NsidMessage},
+        tc::TcHandle,
     },
 };
 
@@ -100,6 +101,16 @@ fn read_xdp(states: &[LinkXdp]) -> Option<XdpState> {
         }
     }
     (state.prog_id != 0).then_some(state)
+}
+
+/// Removes the clsact qdisc of a device, if there is one.
+///
+/// # Errors
+/// What netlink says.
+pub async fn remove_clsact(handle: &Handle, ifindex: u32) -> Result<(), rtnetlink::Error> {
+    let mut request = handle.qdisc().del(ifindex as i32);
+    request.message_mut().header.parent = TcHandle::CLSACT;
+    request.execute().await
 }
 
 /// This namespace's id for the namespace behind `namespace`, if it has one.

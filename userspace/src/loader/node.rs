@@ -416,6 +416,9 @@ async fn restore(device: &Device, flags: u8, tc: TcKind, handle: &mut Handle) {
     }
     if tc == TcKind::Clsact {
         attach::detach_clsact(&device.name);
+        if flags & iface_flag::CLSACT_SET != 0 {
+            let _ = devices::remove_clsact(handle, device.ifindex).await;
+        }
     }
 }
 
