@@ -1,0 +1,20 @@
+//! Host tests of the packet logic: properties against etherparse and against plain references, and the
+//! golden packets.
+
+#[path = "../support/frame.rs"]
+#[expect(dead_code, reason = "prog_run uses the rest")]
+mod frame;
+#[path = "../support/golden.rs"]
+mod golden;
+
+mod any;
+mod checksum;
+mod flow;
+mod lists;
+mod maglev;
+mod nat;
+mod packets;
+mod parse;
+mod parse_bad;
+mod policy;
+mod rewrite;
