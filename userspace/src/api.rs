@@ -86,6 +86,9 @@ pub struct TraceArgs {
     pub ip: Option<String>,
     /// Port.
     pub port: Option<u16>,
+    /// Write it to the configuration too.
+    #[serde(default)]
+    pub save: bool,
 }
 
 /// An answer.

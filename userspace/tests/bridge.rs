@@ -34,7 +34,11 @@ impl Net {
         let name = format!("fsmb-{}-{tag}", std::process::id());
         let dir = std::env::temp_dir().join(&name);
         fs::create_dir_all(&dir).unwrap();
-        let (node, app, client) = (format!("{name}-n"), format!("{name}-a"), format!("{name}-c"));
+        let (node, app, client) = (
+            format!("{name}-n"),
+            format!("{name}-a"),
+            format!("{name}-c"),
+        );
         sh(&format!(
             "for n in {node} {app} {client}; do ip netns add $n; ip -n $n link set lo up; done
              ip -n {node} link add up0 type veth peer name c0 netns {client}
@@ -52,7 +56,11 @@ impl Net {
              nsenter --net=/run/netns/{node} sysctl -qw net.ipv4.ip_forward=1
              nsenter --net=/run/netns/{client} ethtool -K c0 tx off >/dev/null"
         ));
-        Self { name, dir, children: Vec::new() }
+        Self {
+            name,
+            dir,
+            children: Vec::new(),
+        }
     }
 
     fn spawn(&mut self, host: &str, program: &[&str]) {
@@ -69,7 +77,10 @@ impl Net {
     }
 
     fn run(&self, host: &str, script: &str) -> String {
-        let output = sh(&format!("nsenter --net=/run/netns/{}-{host} {script}", self.name));
+        let output = sh(&format!(
+            "nsenter --net=/run/netns/{}-{host} {script}",
+            self.name
+        ));
         String::from_utf8(output.stdout).unwrap()
     }
 }
@@ -100,9 +111,30 @@ fn what_an_app_behind_a_bridge_receives_goes_to_the_gateway_first() {
     );
     let file = format!("{dir}/node.toml");
     fs::write(&file, config).unwrap();
-    net.spawn("n", &["socat", "TCP-LISTEN:15003,fork,reuseaddr", "SYSTEM:echo gateway $SOCAT_PEERADDR"]);
-    net.spawn("a", &["socat", "TCP-LISTEN:80,fork,reuseaddr", "SYSTEM:echo app $SOCAT_PEERADDR"]);
-    net.spawn("a", &["socat", "TCP-LISTEN:81,fork,reuseaddr", "SYSTEM:echo app $SOCAT_PEERADDR"]);
+    net.spawn(
+        "n",
+        &[
+            "socat",
+            "TCP-LISTEN:15003,fork,reuseaddr",
+            "SYSTEM:echo gateway $SOCAT_PEERADDR",
+        ],
+    );
+    net.spawn(
+        "a",
+        &[
+            "socat",
+            "TCP-LISTEN:80,fork,reuseaddr",
+            "SYSTEM:echo app $SOCAT_PEERADDR",
+        ],
+    );
+    net.spawn(
+        "a",
+        &[
+            "socat",
+            "TCP-LISTEN:81,fork,reuseaddr",
+            "SYSTEM:echo app $SOCAT_PEERADDR",
+        ],
+    );
     net.spawn("n", &[BINARY, "--config", &file]);
     for _ in 0..100 {
         if PathBuf::from(format!("{dir}/api.sock")).exists() {
@@ -117,12 +149,19 @@ fn what_an_app_behind_a_bridge_receives_goes_to_the_gateway_first() {
         assert_eq!(seen.trim(), "gateway 20.0.0.10");
     }
     let seen = net.run("c", "timeout 5 socat -T 3 - TCP:10.9.0.2:81 </dev/null");
-    assert_eq!(seen.trim(), "app 20.0.0.10", "an excluded port goes straight to the app");
+    assert_eq!(
+        seen.trim(),
+        "app 20.0.0.10",
+        "an excluded port goes straight to the app"
+    );
 
     let status = net.run("n", &format!("{BINARY} --config {file} -o json status"));
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
     let sent_back = status["notes"]["reinjected"].as_u64().unwrap();
-    assert!((1..=6).contains(&sent_back), "only first packets are sent back: {sent_back}");
+    assert!(
+        (1..=6).contains(&sent_back),
+        "only first packets are sent back: {sent_back}"
+    );
     net.run("n", &format!("{BINARY} --config {file} down"));
 }
 
@@ -130,32 +169,56 @@ fn what_an_app_behind_a_bridge_receives_goes_to_the_gateway_first() {
 fn clsact_filters_are_replaced_in_place_and_removed_again() {
     let net = Net::new("cls");
     let bpf = net.dir.join("bpf");
-    sh(&format!("mkdir -p {0}; mount -t bpf bpf {0}", bpf.display()));
+    sh(&format!(
+        "mkdir -p {0}; mount -t bpf bpf {0}",
+        bpf.display()
+    ));
     let dir = bpf.join("v1");
     let mut objects = Objects::load(&dir, Sizes { flows: 1024 }).unwrap();
     fs::create_dir_all(attach::link_dir(&dir)).unwrap();
     let netns = fs::File::open(format!("/run/netns/{}-n", net.name)).unwrap();
-    let ifindex: u32 = net.run("n", "ip -o link show up0").split(':').next().unwrap().parse().unwrap();
+    let ifindex: u32 = net
+        .run("n", "ip -o link show up0")
+        .split(':')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
     // This thread alone, and for good: the harness gives each test its own.
     // SAFETY: a valid descriptor of a network namespace.
-    let entered = unsafe { libc::setns(std::os::fd::AsRawFd::as_raw_fd(&netns), libc::CLONE_NEWNET) };
+    let entered =
+        unsafe { libc::setns(std::os::fd::AsRawFd::as_raw_fd(&netns), libc::CLONE_NEWNET) };
     assert_eq!(entered, 0, "setns");
-    let device = Device { ifindex, name: "up0".into(), ..Device::default() };
+    let device = Device {
+        ifindex,
+        name: "up0".into(),
+        ..Device::default()
+    };
     let show = |direction: &str| net.run("n", &format!("tc filter show dev up0 {direction}"));
 
-    assert!(attach::ensure_clsact(&device).unwrap(), "the device had no clsact before");
+    assert!(
+        attach::ensure_clsact(&device).unwrap(),
+        "the device had no clsact before"
+    );
     assert!(!attach::ensure_clsact(&device).unwrap(), "now it has");
     for round in 0..2 {
         attach::attach(&mut objects, &dir, &device, XdpMode::Off, TcKind::Clsact).unwrap();
         for (direction, program) in [("ingress", "fsm_tc_ingress"), ("egress", "fsm_tc_egress")] {
             let filters = show(direction);
             assert!(filters.contains(program), "round {round}: {filters}");
-            assert_eq!(filters.matches("direct-action").count(), 1, "round {round}: {filters}");
+            assert_eq!(
+                filters.matches("direct-action").count(),
+                1,
+                "round {round}: {filters}"
+            );
         }
     }
     attach::detach_clsact("up0");
     assert!(!show("ingress").contains("fsm_tc") && !show("egress").contains("fsm_tc"));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let (connection, handle, _) = rtnetlink::new_connection().unwrap();
         tokio::spawn(connection);

@@ -19,10 +19,20 @@ pub enum Trace {
     Del(What),
 }
 
-/// What is traced: one of the two.
+/// What is traced.
+#[derive(Debug, Args)]
+pub struct What {
+    #[command(flatten)]
+    which: Which,
+    /// Write it to the configuration too
+    #[arg(long)]
+    save: bool,
+}
+
+/// One of the two.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
-pub struct What {
+struct Which {
     /// Source or destination address
     #[arg(long, value_name = "ADDR", value_parser = address)]
     ip: Option<String>,
@@ -34,8 +44,9 @@ pub struct What {
 impl From<What> for TraceArgs {
     fn from(what: What) -> Self {
         Self {
-            ip: what.ip,
-            port: what.port,
+            ip: what.which.ip,
+            port: what.which.port,
+            save: what.save,
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     config::{Config, LogFormat},
     control,
     lab::cli as lab_cli,
-    loader::node,
+    loader::down,
 };
 
 pub use lab_cli::LabArgs;
@@ -43,7 +43,7 @@ pub fn take_down(bpffs: &Path) -> anyhow::Result<Vec<String>> {
     runtime.block_on(async {
         let (connection, mut netlink, _) = rtnetlink::new_connection()?;
         tokio::spawn(connection);
-        Ok(node::down(bpffs, &mut netlink).await?)
+        Ok(down::down(bpffs, &mut netlink).await?)
     })
 }
 

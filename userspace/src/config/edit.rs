@@ -6,6 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -145,6 +146,48 @@ pub fn set_flag(file: &Path, family: Family, name: &str, on: bool) -> Result<boo
         }
         Ok(true)
     })
+}
+
+/// Puts an address into `trace.ips`, or takes it out. `false`: it is so already.
+pub fn set_trace_ip(file: &Path, ip: IpAddr, on: bool) -> Result<bool, EditError> {
+    edit(file, |config, doc| {
+        let at = config.trace.ips.iter().position(|old| *old == ip);
+        Ok(set_in_list(doc, "ips", at, ip.to_string().into(), on))
+    })
+}
+
+/// Puts a port into `trace.ports`, or takes it out. `false`: it is so already.
+pub fn set_trace_port(file: &Path, port: u16, on: bool) -> Result<bool, EditError> {
+    edit(file, |config, doc| {
+        let at = config.trace.ports.iter().position(|old| *old == port);
+        Ok(set_in_list(doc, "ports", at, i64::from(port).into(), on))
+    })
+}
+
+fn set_in_list(
+    doc: &mut DocumentMut,
+    key: &str,
+    at: Option<usize>,
+    value: Value,
+    on: bool,
+) -> bool {
+    let trace = doc
+        .entry("trace")
+        .or_insert_with(|| Item::Table(Table::new()));
+    let list = trace.as_table_like_mut().map(|trace| {
+        trace
+            .entry(key)
+            .or_insert_with(|| Item::Value(Array::new().into()))
+    });
+    let Some(list) = list.and_then(Item::as_array_mut) else {
+        return false;
+    };
+    match (at, on) {
+        (None, true) => list.push(value),
+        (Some(at), false) => drop(list.remove(at)),
+        _ => return false,
+    }
+    true
 }
 
 fn edit(

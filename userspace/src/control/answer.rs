@@ -6,7 +6,7 @@ use super::{Daemon, Question, Then, change};
 use crate::{
     api::{Request, Response, Status},
     config::Config,
-    loader::node,
+    loader::down,
 };
 
 impl Daemon {
@@ -46,7 +46,7 @@ impl Daemon {
             Request::Reload => self.reload().await?,
             Request::Down => {
                 let bpffs = self.node.config().node.bpffs.clone();
-                let done = node::down(&bpffs, &mut self.netlink).await?;
+                let done = down::down(&bpffs, &mut self.netlink).await?;
                 return Ok(("removed".to_owned(), serde_json::to_value(done)?));
             }
             Request::AclAdd(args) => self.edit(|c| change::acl_add(c, &args), "added").await?,

@@ -164,20 +164,24 @@ pub fn trace(config: &mut Config, args: &TraceArgs, on: bool) -> Result<()> {
     match (&args.ip, args.port) {
         (Some(ip), None) => {
             let ip: IpAddr = value("address", crate::config::address(ip))?;
-            put(&mut config.trace.ips, ip, on)
+            let saved = args.save && edit::set_trace_ip(config.file(), ip, on)?;
+            put(&mut config.trace.ips, ip, on, saved)
         }
-        (None, Some(port)) => put(&mut config.trace.ports, port, on),
+        (None, Some(port)) => {
+            let saved = args.save && edit::set_trace_port(config.file(), port, on)?;
+            put(&mut config.trace.ports, port, on, saved)
+        }
         _ => Err(ChangeError::Trace),
     }
 }
 
-fn put<T: PartialEq>(list: &mut Vec<T>, item: T, on: bool) -> Result<()> {
+fn put<T: PartialEq>(list: &mut Vec<T>, item: T, on: bool, saved: bool) -> Result<()> {
     let place = list.iter().position(|old| *old == item);
     match (place, on) {
         (None, true) => list.push(item),
         (Some(at), false) => drop(list.remove(at)),
-        (None, false) => return Err(ChangeError::NotThere),
-        (Some(_), true) => {}
+        (None, false) if !saved => return Err(ChangeError::NotThere),
+        (Some(_), true) | (None, false) => {}
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 pub mod apply;
 pub mod attach;
 pub mod devices;
+pub mod down;
 pub mod node;
 pub mod objects;
 pub mod peer;

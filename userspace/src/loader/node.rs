@@ -1,9 +1,6 @@
 //! The data path of one node: programs, maps and devices, kept in step with the configuration and the host.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use fsm_common::maps::{IFACE_PROBES, IFACE_SLOTS, IfaceEntry, iface_flag, role};
 use rtnetlink::Handle;
@@ -13,6 +10,7 @@ use super::{
     apply::apply,
     attach::{self, AttachError, OnDevice, TcKind},
     devices::{self, Device},
+    down::restore,
     objects::{LoadError, Objects, Sizes},
     peer, preflight,
 };
@@ -406,22 +404,6 @@ fn same_device(a: &Device, b: &Device) -> bool {
     of(a) == of(b)
 }
 
-/// Undoes what attaching changed beside the links.
-async fn restore(device: &Device, flags: u8, tc: TcKind, handle: &mut Handle) {
-    if flags & iface_flag::GRO_SET != 0
-        && let Some(peer) = device.peer
-        && let Ok(namespace) = peer::namespace(handle, device).await
-    {
-        let _ = peer::set_gro(namespace, peer, false);
-    }
-    if tc == TcKind::Clsact {
-        attach::detach_clsact(&device.name);
-        if flags & iface_flag::CLSACT_SET != 0 {
-            let _ = devices::remove_clsact(handle, device.ifindex).await;
-        }
-    }
-}
-
 /// Exactly named interfaces must exist; programs inside namespaces are refused before this.
 fn check_devices(config: &Config, devices: &[Device]) -> Result<(), NodeError> {
     for (i, interface) in config.interfaces.iter().enumerate() {
@@ -449,55 +431,4 @@ fn check_devices(config: &Config, devices: &[Device]) -> Result<(), NodeError> {
         }
     }
     Ok(())
-}
-
-/// Removes everything that any daemon of this layout has left below `bpffs`; says what.
-///
-/// # Errors
-/// Where a pin cannot be removed.
-pub async fn down(bpffs: &Path, handle: &mut Handle) -> Result<Vec<String>, NodeError> {
-    let dir = pin_dir(bpffs);
-    let mut done = Vec::new();
-    let devices = devices::list(handle).await?;
-    if let Ok(maps) = Maps::open(bpffs) {
-        for device in &devices {
-            for probe in 0..IFACE_PROBES {
-                let entry = maps
-                    .iface
-                    .get(&((device.ifindex + probe) & (IFACE_SLOTS - 1)), 0)?;
-                if entry.ifindex == device.ifindex {
-                    let tc = if preflight::has_tcx() {
-                        TcKind::Tcx
-                    } else {
-                        TcKind::Clsact
-                    };
-                    restore(device, entry.flags, tc, handle).await;
-                    done.push(format!("{}: programs removed", device.name));
-                }
-            }
-        }
-    }
-    remove_tree(&dir)?;
-    // A bpffs has two files of the kernel's own, maps.debug and progs.debug.
-    let is_ours = |name: &std::ffi::OsStr| !name.as_encoded_bytes().ends_with(b".debug");
-    let is_empty = std::fs::read_dir(bpffs)
-        .is_ok_and(|mut entries| !entries.any(|e| e.is_ok_and(|e| is_ours(&e.file_name()))));
-    if is_empty {
-        if preflight::unmount_own(bpffs) {
-            done.push(format!("{}: unmounted", bpffs.display()));
-        } else if std::fs::remove_dir(bpffs).is_ok() {
-            done.push(format!("{}: removed", bpffs.display()));
-        }
-    }
-    Ok(done)
-}
-
-fn remove_tree(dir: &Path) -> Result<(), AttachError> {
-    match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(AttachError::Pin {
-            path: dir.to_owned(),
-            source: error,
-        }),
-        _ => Ok(()),
-    }
 }

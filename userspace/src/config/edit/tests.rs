@@ -147,3 +147,20 @@ fn saving_never_breaks_a_file() {
     ));
     assert_eq!(file.text(), before);
 }
+
+#[test]
+fn traces_are_put_in_and_taken_out() {
+    let folder = std::env::temp_dir().join(format!("fsm-trace-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("node.toml");
+    std::fs::write(&file, "[[interface]]\nname = \"eth0\"\nrole = \"uplink\"\n").unwrap();
+    let ip = "10.0.0.1".parse().unwrap();
+    assert!(set_trace_ip(&file, ip, true).unwrap());
+    assert!(!set_trace_ip(&file, ip, true).unwrap());
+    assert!(set_trace_port(&file, 80, true).unwrap());
+    let config = crate::config::load(&file).unwrap();
+    assert_eq!((config.trace.ips, config.trace.ports), (vec![ip], vec![80]));
+    assert!(set_trace_ip(&file, ip, false).unwrap());
+    assert!(!set_trace_port(&file, 81, false).unwrap());
+    std::fs::remove_dir_all(&folder).unwrap();
+}
