@@ -25,6 +25,7 @@ pub mod parse;
 pub mod policy;
 pub mod reason;
 pub mod rewrite;
+pub mod scratch;
 pub mod shared;
 pub mod stats;
 pub mod view;

@@ -5,6 +5,7 @@ use crate::{
     flow::{Flow, FlowKey},
     nat::{NatKey, NatValue},
     policy::{Acl4Key, Acl6Key, AclValue, Cidr4Key, Cidr6Key, CidrRules},
+    scratch::Scratch,
     shared,
     stats::IfaceStats,
 };
@@ -214,6 +215,10 @@ pub mod slow {
     pub const EGRESS4: u32 = 2;
     /// `fsm_prog`: TC to the device, IPv6.
     pub const EGRESS6: u32 = 3;
+    /// `fsm_prog`: ICMP errors.
+    pub const ICMP4: u32 = 4;
+    /// `fsm_prog`: ICMPv6 errors.
+    pub const ICMP6: u32 = 5;
     /// `fsm_prog_xdp`: IPv4.
     pub const XDP4: u32 = 0;
     /// `fsm_prog_xdp`: IPv6.
@@ -244,7 +249,9 @@ macro_rules! for_each_map {
             FSM_SKIP_PORT "fsm_skip_port" Array<u32, u8> 65536, 0;
             FSM_SKIP4 "fsm_skip4" LpmTrie<Cidr4Key, Skip> 4096, NO_PREALLOC;
             FSM_SKIP6 "fsm_skip6" LpmTrie<Cidr6Key, Skip> 4096, NO_PREALLOC;
-            FSM_PROG "fsm_prog" ProgramArray<u32, u32> 4, 0;
+            FSM_SCRATCH4 "fsm_scratch4" PerCpuArray<u32, Scratch<[u8; 4]>> 1, 0;
+            FSM_SCRATCH6 "fsm_scratch6" PerCpuArray<u32, Scratch<[u8; 16]>> 1, 0;
+            FSM_PROG "fsm_prog" ProgramArray<u32, u32> 8, 0;
             FSM_PROG_XDP "fsm_prog_xdp" ProgramArray<u32, u32> 2, 0;
             FSM_TRIP "fsm_trip" HashMap<TraceIp, TraceOn> 1024, NO_PREALLOC;
             FSM_TRPT "fsm_trpt" HashMap<TracePort, TraceOn> 1024, NO_PREALLOC;

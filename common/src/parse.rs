@@ -8,7 +8,7 @@ use crate::{
     wire::{
         l2::{ETH_LEN, EtherType, MAX_VLANS, VLAN_LEN},
         l3::{IPV4_LEN, IPV6_LEN, IpProto, MAX_EXT_BYTES, MAX_EXT_HEADERS, is_neighbour_discovery},
-        l4::{ICMP_LEN, TCP_LEN, UDP_LEN, tcp_flags_valid},
+        l4::{ICMP_LEN, TCP_LEN, UDP_LEN, icmp_is_error, icmpv6_is_error, tcp_flags_valid},
     },
 };
 
@@ -22,6 +22,7 @@ pub struct Link {
 }
 
 /// Which part of a datagram this is.
+#[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fragment {
     /// All of it.
@@ -33,6 +34,7 @@ pub enum Fragment {
 }
 
 /// One packet.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parsed<A> {
     /// Tuple as it arrived; ports zero for what has none.
@@ -80,6 +82,16 @@ impl<A> Parsed<A> {
     #[inline(always)]
     pub fn is_flow(&self) -> bool {
         self.key.proto == IpProto::TCP.0 || self.key.proto == IpProto::UDP.0
+    }
+
+    /// An ICMP or ICMPv6 error, which quotes another packet.
+    #[inline(always)]
+    pub fn is_icmp_error(&self) -> bool {
+        match IpProto(self.key.proto) {
+            IpProto::ICMP => icmp_is_error(self.tcp_flags),
+            IpProto::ICMPV6 => icmpv6_is_error(self.tcp_flags),
+            _ => false,
+        }
     }
 
     /// RFC 4861 message; always let through.
@@ -327,4 +339,65 @@ fn transport<A, P: PacketView + ?Sized>(
         _ => {}
     }
     Ok(())
+}
+
+/// A packet quoted by an ICMP error: its tuple and where its transport header begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quoted<A> {
+    /// Tuple as the reporter saw it.
+    pub key: FlowKey<A>,
+    /// Offset of its first port.
+    pub l4: u16,
+}
+
+/// The IPv4 packet quoted at `l3`; `None` where it has no ports or too little of it is quoted (RFC 792: the
+/// header and eight bytes).
+#[inline(always)]
+pub fn quoted4<P: PacketView + ?Sized>(packet: &P, l3: usize) -> Option<Quoted<[u8; 4]>> {
+    let ip = packet.read::<IPV4_LEN>(l3)?;
+    let header = usize::from(ip[0] & 0x0f) * 4;
+    let is_first = u16::from_be_bytes([ip[6], ip[7]]) & 0x1fff == 0;
+    if ip[0] >> 4 != 4 || header < IPV4_LEN || !is_first || !has_ports(ip[9]) {
+        return None;
+    }
+    let ports = packet.read::<4>(l3 + header)?;
+    let key = FlowKey {
+        saddr: [ip[12], ip[13], ip[14], ip[15]],
+        daddr: [ip[16], ip[17], ip[18], ip[19]],
+        sport: [ports[0], ports[1]],
+        dport: [ports[2], ports[3]],
+        proto: ip[9],
+        pad: [0; 3],
+    };
+    Some(Quoted {
+        key,
+        l4: (l3 + header) as u16,
+    })
+}
+
+/// The IPv6 packet quoted at `l3`, if its ports follow the header at once.
+#[inline(always)]
+pub fn quoted6<P: PacketView + ?Sized>(packet: &P, l3: usize) -> Option<Quoted<[u8; 16]>> {
+    let ip = packet.read::<IPV6_LEN>(l3)?;
+    if ip[0] >> 4 != 6 || !has_ports(ip[6]) {
+        return None;
+    }
+    let ports = packet.read::<4>(l3 + IPV6_LEN)?;
+    let key = FlowKey {
+        saddr: *ip[8..24].first_chunk::<16>()?,
+        daddr: *ip[24..40].first_chunk::<16>()?,
+        sport: [ports[0], ports[1]],
+        dport: [ports[2], ports[3]],
+        proto: ip[6],
+        pad: [0; 3],
+    };
+    Some(Quoted {
+        key,
+        l4: (l3 + IPV6_LEN) as u16,
+    })
+}
+
+#[inline(always)]
+const fn has_ports(proto: u8) -> bool {
+    proto == IpProto::TCP.0 || proto == IpProto::UDP.0
 }

@@ -7,7 +7,8 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use fsm_common::{
-    bpf::fib::{FibLookup, Host},
+    bpf::fib::Host,
+    scratch::FibLookup,
     view::PacketView,
 };
 
@@ -87,6 +88,15 @@ impl Skb {
         let linear = self.ctx.data_end() - self.ctx.data();
         if linear < HEADERS && linear < self.frame_len() {
             let _ = self.ctx.pull_data(self.frame_len().min(HEADERS) as u32);
+        }
+    }
+
+    /// The same as far as an ICMP error's quote.
+    #[inline(always)]
+    pub fn pull_quote(&self) {
+        let linear = self.ctx.data_end() - self.ctx.data();
+        if linear < 2 * HEADERS && linear < self.frame_len() {
+            let _ = self.ctx.pull_data(self.frame_len().min(2 * HEADERS) as u32);
         }
     }
 

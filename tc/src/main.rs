@@ -10,6 +10,7 @@
 #![no_main]
 
 mod ctx;
+mod icmp;
 mod origin;
 mod probe;
 mod redirect;
@@ -123,6 +124,9 @@ fn packet<F: Apply>(skb: &Skb, at: At, cfg: &Xcfg, mut packet: Parsed<F::Addr>) 
     }
     if let Some(Next::Pass) = early(F::flags(cfg), packet.key.proto)? {
         return Ok((Verdict::Pass, NEXT));
+    }
+    if packet.is_icmp_error() {
+        return icmp::call::<F>(skb, at, &packet);
     }
     fragment::resolve(&mut packet)?;
     let Some(flow) = F::flow(&packet.key) else {

@@ -375,3 +375,50 @@ fn flow_list_has_the_fields_of_the_contract() {
         "{origin}"
     );
 }
+
+#[test]
+fn an_icmp_error_about_a_steered_flow_reaches_the_app_as_if_about_its_own() {
+    let _alone = alone();
+    let lab = lab("icmp", "");
+    for (to, gateway) in [("20.0.0.2", "192.168.226.22"), ("fd20::2", "[fd22::22]")] {
+        let bracketed = if to.contains(':') {
+            format!("[{to}]:9")
+        } else {
+            format!("{to}:9")
+        };
+        // Nobody listens there, so the gateway's host answers "port unreachable" about its own address.
+        let endpoint = format!("{gateway}:9");
+        let steer = [
+            "nat",
+            "add",
+            "--direction",
+            "egress",
+            "--proto",
+            "udp",
+            "--to",
+            &bracketed,
+        ];
+        lab.fsm(&[steer.as_slice(), &["--endpoint", &endpoint]].concat())
+            .unwrap();
+        let family = if to.contains(':') {
+            "AF_INET6"
+        } else {
+            "AF_INET"
+        };
+        let script = format!(
+            "import socket; s = socket.socket(socket.{family}, socket.SOCK_DGRAM); s.settimeout(2)\n\
+             s.connect((\"{to}\", 9)); s.send(b\"x\")\n\
+             try: s.recv(1)\n\
+             except ConnectionRefusedError: print(\"refused\")\n\
+             except TimeoutError: print(\"nothing\")"
+        );
+        let answer = lab.app1().cmd("python3", ["-c", &script]).unwrap();
+        assert_eq!(answer.trim(), "refused", "{to}");
+    }
+    let status = lab.fsm(&["status"]).unwrap();
+    assert!(
+        status["notes"]["icmp_translated"].as_u64().unwrap() >= 2,
+        "{}",
+        status["notes"]
+    );
+}

@@ -1,13 +1,9 @@
-use fsm_fastpath::loader::objects::{Objects, Sizes};
-#[test]
-fn load() {
-    let dir = std::path::Path::new("/tmp/w/bpffs/v1");
-    match Objects::load(dir, Sizes { flows: 1024 }) {
-        Ok(mut o) => println!("flag {:?}", o.csum_ipv6_flag()),
-        Err(e) => {
-            let s = format!("{e:?}");
-            std::fs::write("/tmp/w/verr.txt", s.replace("\\n", "\n")).unwrap();
-            panic!("{}", e.to_string().chars().take(300).collect::<String>())
-        }
-    }
-}
+//! Every eBPF program, loaded, run by the kernel (BPF_PROG_TEST_RUN) on real frames: what becomes of each
+//! frame, byte by byte, and every counter that changes. Names say what must hold.
+//!
+//! Needs root. Each test has its own namespaces, bpffs and maps.
+
+mod support;
+
+#[path = "prog_run/nat.rs"]
+mod nat;

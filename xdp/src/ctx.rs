@@ -7,7 +7,8 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use fsm_common::{
-    bpf::fib::{FibLookup, Host},
+    bpf::fib::Host,
+    scratch::FibLookup,
     view::PacketView,
 };
 

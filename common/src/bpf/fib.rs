@@ -5,26 +5,8 @@ use crate::{
     flow::{Address, Family},
     maps::{IfaceEntry, role},
     parse::Parsed,
+    scratch::FibLookup,
 };
-
-/// `struct bpf_fib_lookup` (`include/uapi/linux/bpf.h`).
-#[repr(C, align(8))]
-pub struct FibLookup {
-    family: u8,
-    l4_protocol: u8,
-    sport: [u8; 2],
-    dport: [u8; 2],
-    tot_len: u16,
-    ifindex: u32,
-    tos: u32,
-    src: [u8; 16],
-    dst: [u8; 16],
-    vlan: u32,
-    smac: [u8; 6],
-    dmac: [u8; 6],
-}
-
-const _: () = assert!(size_of::<FibLookup>() == 64);
 
 /// BPF_FIB_LKUP_RET_SUCCESS
 const SUCCESS: i64 = 0;

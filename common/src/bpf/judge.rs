@@ -2,8 +2,8 @@
 
 use super::{
     count,
-    fib::{FibLookup, Host, Route, route},
-    maps::{Acl, FSM_SKIP_PORT, FSM_XOPT, Nat, Scratch, Tables},
+    fib::{Host, Route, route},
+    maps::{Acl, FSM_SKIP_PORT, FSM_XOPT, Nat, Tables},
 };
 use crate::{
     checksum, flags,
@@ -13,6 +13,7 @@ use crate::{
     parse::Parsed,
     policy::{self, acl},
     reason::Reason,
+    scratch::{FibLookup, Scratch},
     wire::{l3::IpProto, l4::tcp_flag},
 };
 

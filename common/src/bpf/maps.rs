@@ -5,14 +5,13 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray},
 };
 
-use super::fib::FibLookup;
 use crate::{
     flow::{Address, Family, Flow, FlowKey, V4, V6},
     for_each_map,
     maps::*,
     nat::{NatKey, NatTables, NatValue},
-    parse::Parsed,
     policy::{Acl4Key, Acl6Key, AclTables, AclValue, Cidr4Key, Cidr6Key, CidrRules, kind},
+    scratch::Scratch,
     stats::IfaceStats,
 };
 
@@ -63,32 +62,6 @@ const _: () = assert!(
         && size_of::<LpmKey<20>>() == size_of::<Cidr6Key>()
 );
 
-/// Work space of [`super::judge`], too large for the stack; and what the fast program hands to the slow one.
-#[repr(C, align(8))]
-pub struct Scratch<A> {
-    /// The packet to judge.
-    pub packet: Parsed<A>,
-    /// The packet's tuple after translation.
-    pub forward: FlowKey<A>,
-    /// Key of the answering direction.
-    pub reply_key: FlowKey<A>,
-    /// Entry of the packet's direction.
-    pub flow: Flow<A>,
-    /// Entry of the answering direction.
-    pub reply: Flow<A>,
-    /// Question to the routing table.
-    pub fib: FibLookup,
-    /// Key for the NAT look-up.
-    pub nat: NatKey,
-    /// Key and value for the origin map.
-    pub origin: (OriginKey, Origin),
-}
-
-#[map(name = "fsm_scratch4")]
-static SCRATCH4: PerCpuArray<Scratch<[u8; 4]>> = PerCpuArray::with_max_entries(1, 0);
-#[map(name = "fsm_scratch6")]
-static SCRATCH6: PerCpuArray<Scratch<[u8; 16]>> = PerCpuArray::with_max_entries(1, 0);
-
 /// The maps of one address family.
 pub trait Tables: Family {
     /// The type's only value.
@@ -132,7 +105,7 @@ impl Tables for V4 {
 
     #[inline(always)]
     fn scratch() -> Option<*mut Scratch<Self::Addr>> {
-        SCRATCH4.get_ptr_mut(0)
+        FSM_SCRATCH4.get_ptr_mut(0)
     }
 
     #[inline(always)]
@@ -185,7 +158,7 @@ impl Tables for V6 {
 
     #[inline(always)]
     fn scratch() -> Option<*mut Scratch<Self::Addr>> {
-        SCRATCH6.get_ptr_mut(0)
+        FSM_SCRATCH6.get_ptr_mut(0)
     }
 
     #[inline(always)]

@@ -52,3 +52,16 @@ const VALID: u64 = {
 pub const fn tcp_flags_valid(flags: u8) -> bool {
     VALID >> (flags & 0x3f) & 1 == 1
 }
+
+/// Whether an ICMP message quotes the packet that it is about: destination unreachable, source quench,
+/// redirect, time exceeded, parameter problem (RFC 792).
+#[inline(always)]
+pub const fn icmp_is_error(icmp_type: u8) -> bool {
+    matches!(icmp_type, 3 | 4 | 5 | 11 | 12)
+}
+
+/// The same for ICMPv6 (RFC 4443 §2.1): unreachable, packet too big, time exceeded, parameter problem.
+#[inline(always)]
+pub const fn icmpv6_is_error(icmp_type: u8) -> bool {
+    icmp_type >= 1 && icmp_type <= 4
+}

@@ -74,11 +74,13 @@ pub mod program {
     /// SO_ORIGINAL_DST.
     pub const ORIGIN: &str = "fsm_origin";
     /// Judges for TC, at their slots of `fsm_prog`.
-    pub const TC_SLOW: [(&str, u32); 4] = [
+    pub const TC_SLOW: [(&str, u32); 6] = [
         ("fsm_tc_in4", slow::INGRESS4),
         ("fsm_tc_in6", slow::INGRESS6),
         ("fsm_tc_out4", slow::EGRESS4),
         ("fsm_tc_out6", slow::EGRESS6),
+        ("fsm_tc_icmp4", slow::ICMP4),
+        ("fsm_tc_icmp6", slow::ICMP6),
     ];
     /// Judges for XDP, at their slots of `fsm_prog_xdp`.
     pub const XDP_SLOW: [(&str, u32); 2] = [("fsm_xdp4", slow::XDP4), ("fsm_xdp6", slow::XDP6)];

@@ -1,0 +1,12 @@
+//! Harness of `prog_run`: a node of its own for each test, frames, and what a program did with them.
+
+#[path = "../../../common/tests/support/frame.rs"]
+pub mod frame;
+#[path = "../../../common/tests/support/golden.rs"]
+pub mod golden;
+pub mod node;
+pub mod rules;
+pub mod seen;
+pub mod wiring;
+
+pub use node::{Hook, LO, Node, alone, alone_with};

@@ -1,0 +1,201 @@
+//! Short ways to write rules into a node's maps.
+
+use std::net::{IpAddr, SocketAddr};
+
+use aya::maps::lpm_trie::Key;
+use fsm_common::{
+    maps::{Skip, Xcfg, feature, sys},
+    nat::{self, NatEndpoint, NatKey, NatValue},
+    policy::{Acl4Key, Acl6Key, AclValue, CidrRule, CidrRules, kind},
+};
+
+use super::Node;
+
+/// IPv4 in the first four bytes.
+pub fn wide(addr: IpAddr) -> [u8; 16] {
+    match addr {
+        IpAddr::V4(v4) => {
+            let [a, b, c, d] = v4.octets();
+            [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+        }
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+fn parts(cidr: &str) -> (IpAddr, u32) {
+    let (addr, len) = cidr.split_once('/').unwrap();
+    (addr.parse().unwrap(), len.parse().unwrap())
+}
+
+fn v6_data(addr: std::net::Ipv6Addr) -> [u8; 20] {
+    let mut data = [0; 20];
+    data[..16].copy_from_slice(&addr.octets());
+    data
+}
+
+/// One rule of a CIDR: ports, protocol (0: any), one of `policy::acl`.
+pub fn rule(ports: std::ops::RangeInclusive<u16>, proto: u8, acl: u8) -> CidrRule {
+    CidrRule {
+        port_lo: *ports.start(),
+        port_hi: *ports.end(),
+        proto,
+        acl,
+        id: 0,
+    }
+}
+
+impl Node {
+    /// Changes settings under a new generation.
+    pub fn set(&mut self, change: impl FnOnce(&mut Xcfg)) {
+        self.maps.apply_settings(change).unwrap();
+    }
+
+    /// Sets the flags of both families.
+    pub fn flags(&mut self, flags: u64) {
+        self.set(|settings| (settings.ipv4, settings.ipv6) = (flags, flags));
+    }
+
+    /// An ACL entry; port 0 for any.
+    pub fn acl(&mut self, addr: &str, port: u16, proto: u8, acl: u8) {
+        let value = AclValue {
+            acl,
+            flag: 0,
+            id: 0,
+            pad: [0; 4],
+        };
+        let port = port.to_be_bytes();
+        let bit = if port == [0, 0] {
+            kind::ADDR4
+        } else {
+            kind::EXACT4
+        };
+        match addr.parse().unwrap() {
+            IpAddr::V4(v4) => {
+                let key = Acl4Key {
+                    addr: v4.octets(),
+                    port,
+                    proto,
+                    sys: sys::MESH,
+                };
+                self.maps.acl4.insert(key, value, 0).unwrap();
+                self.set(|settings| settings.acl_kinds |= bit);
+            }
+            IpAddr::V6(v6) => {
+                let key = Acl6Key {
+                    addr: v6.octets(),
+                    port,
+                    proto,
+                    sys: sys::MESH,
+                    pad: [0; 4],
+                };
+                self.maps.acl6.insert(key, value, 0).unwrap();
+                self.set(|settings| settings.acl_kinds |= bit << kind::V6_SHIFT);
+            }
+        }
+    }
+
+    /// Removes an IPv4 ACL entry.
+    pub fn no_acl(&mut self, addr: &str, port: u16, proto: u8) {
+        let IpAddr::V4(v4) = addr.parse().unwrap() else {
+            panic!("{addr}")
+        };
+        let key = Acl4Key {
+            addr: v4.octets(),
+            port: port.to_be_bytes(),
+            proto,
+            sys: sys::MESH,
+        };
+        self.maps.acl4.remove(&key).unwrap();
+        self.set(|_| ());
+    }
+
+    /// The rules of a CIDR.
+    pub fn cidr(&mut self, cidr: &str, rules: &[CidrRule]) {
+        let mut value = CidrRules {
+            len: rules.len() as u32,
+            ..CidrRules::ZERO
+        };
+        value.rules[..rules.len()].copy_from_slice(rules);
+        match parts(cidr) {
+            (IpAddr::V4(v4), len) => {
+                self.maps
+                    .cidr4
+                    .insert(&Key::new(len, v4.octets()), value, 0)
+                    .unwrap();
+                self.set(|settings| settings.acl_kinds |= kind::CIDR4);
+            }
+            (IpAddr::V6(v6), len) => {
+                self.maps
+                    .cidr6
+                    .insert(&Key::new(len, v6_data(v6)), value, 0)
+                    .unwrap();
+                self.set(|settings| settings.acl_kinds |= kind::CIDR4 << kind::V6_SHIFT);
+            }
+        }
+    }
+
+    /// A NAT entry from `dst` (address 0 or `::` for any address, port 0 for any) to listeners.
+    pub fn nat(&mut self, dir: u8, proto: u8, dst: &str, to: &[&str]) {
+        let dst: SocketAddr = dst.parse().unwrap();
+        let v6 = dst.is_ipv6();
+        let key = NatKey {
+            daddr: wide(dst.ip()),
+            dport: dst.port().to_be_bytes(),
+            proto,
+            dir,
+            v6: v6.into(),
+            sys: sys::MESH,
+            ..NatKey::ZERO
+        };
+        let mut value = NatValue {
+            ep_cnt: to.len() as u16,
+            ..NatValue::ZERO
+        };
+        for (endpoint, to) in value.endpoints.iter_mut().zip(to) {
+            let to: SocketAddr = to.parse().unwrap();
+            *endpoint = NatEndpoint {
+                addr: wide(to.ip()),
+                port: to.port().to_be_bytes(),
+                weight: 1,
+                active: 1,
+                ..NatEndpoint::ZERO
+            };
+        }
+        value.usable = nat::maglev(&mut value.table, &value.endpoints[..to.len()]).into();
+        self.maps.xnat.insert(key, value, 0).unwrap();
+        let bit = match (dst.ip().is_unspecified(), dst.port() == 0) {
+            (false, false) => nat::kind::ADDR_PORT,
+            (false, true) => nat::kind::ADDR,
+            (true, false) => nat::kind::PORT,
+            (true, true) => nat::kind::ANY,
+        };
+        self.set(|settings| settings.nat_kinds |= bit << nat::kind::shift(dir, proto == 17, v6));
+    }
+
+    /// Excludes a port.
+    pub fn skip_port(&mut self, port: u16, bits: u8) {
+        self.maps.skip_port.set(port.into(), bits, 0).unwrap();
+        self.set(|settings| settings.features |= feature::SKIP_PORT);
+    }
+
+    /// Excludes a network.
+    pub fn skip_cidr(&mut self, cidr: &str, bits: u8) {
+        let value = Skip { bits: bits.into() };
+        match parts(cidr) {
+            (IpAddr::V4(v4), len) => {
+                self.maps
+                    .skip4
+                    .insert(&Key::new(len, v4.octets()), value, 0)
+                    .unwrap();
+                self.set(|settings| settings.features |= feature::SKIP_CIDR4);
+            }
+            (IpAddr::V6(v6), len) => {
+                self.maps
+                    .skip6
+                    .insert(&Key::new(len, v6_data(v6)), value, 0)
+                    .unwrap();
+                self.set(|settings| settings.features |= feature::SKIP_CIDR6);
+            }
+        }
+    }
+}
