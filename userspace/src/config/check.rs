@@ -9,7 +9,7 @@ use super::dpi::{Dpi, DpiMode, Peer, Rules};
 use super::nat::{Direction, NatProto, NatTarget};
 use super::report::{Place, Problem, ValueError, nearest, quoted};
 use super::values::Family;
-use super::{Acl, Attach, Config, Host};
+use super::{Acl, Config, Host};
 
 /// Finds everything that cannot be together.
 pub(super) fn check(config: &Config, host: &Host) -> Vec<Problem> {
@@ -68,15 +68,6 @@ fn check_interfaces(found: &mut Findings<'_>) {
             let error = ValueError::new(what, "each name once");
             found.add(format!("interface[{i}].name"), error);
         }
-    }
-    let inside = |i: &super::Interface| i.attach == Attach::Inside;
-    if !config.gateway.exclude_uids.is_empty() && !config.interfaces.iter().any(inside) {
-        let what = "the host's side of a veth does not see users";
-        let allowed = "[], or an interface with attach = \"inside\"";
-        found.add(
-            "gateway.exclude_uids".to_owned(),
-            ValueError::new(what, allowed),
-        );
     }
 }
 

@@ -265,8 +265,9 @@ pub struct Gateway {
     pub exclude_outbound_ports: Vec<u16>,
     /// Destinations whose flows never go to `outbound`. Default: none.
     pub exclude_outbound_cidrs: Vec<IpNet>,
-    /// Users whose own traffic is left alone; only with an interface that has
-    /// `attach = "inside"`. Default: none.
+    /// Users whose own traffic is left alone. The host's side of a veth does not
+    /// see users: without an interface with `attach = "inside"` this does nothing,
+    /// and the daemon says so. Default: none.
     pub exclude_uids: Vec<u32>,
     /// Absolute path of the cgroup v2 whose processes get a flow's original
     /// destination by `getsockopt`; `None` (written `""`) is off. Default: off.

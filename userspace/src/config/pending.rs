@@ -15,9 +15,6 @@ pub(super) fn not_built_yet(config: &Config) -> Vec<String> {
             );
         }
     }
-    if !config.gateway.exclude_uids.is_empty() {
-        add("gateway.exclude_uids", "exempting users");
-    }
     if config.forward.sockmap {
         add("forward.sockmap", "splicing sockets");
     }
@@ -25,7 +22,7 @@ pub(super) fn not_built_yet(config: &Config) -> Vec<String> {
         let what = format!("inspection in mode {}", config.dpi.mode);
         add("dpi.mode", &what);
     }
-    if config.dpi.meter != Meter::default() {
+    if config.dpi.mode != DpiMode::Off && config.dpi.meter != Meter::default() {
         add("dpi.meter", "meters");
     }
     if config.events.eve.is_some() {

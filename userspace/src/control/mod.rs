@@ -64,6 +64,12 @@ struct Daemon {
 pub fn run(config: Config, path: PathBuf) -> anyhow::Result<()> {
     let pending = config.not_built_yet();
     anyhow::ensure!(pending.is_empty(), "{}", pending.join("\n"));
+    if !config.gateway.exclude_uids.is_empty() {
+        warn!(
+            "{}: the host's side of a veth does not see users: this does nothing without attach = \"inside\"",
+            config.at("gateway.exclude_uids")
+        );
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -71,7 +71,13 @@ impl Seen {
     #[track_caller]
     pub fn follows(&self, flow: &str, reasons: &[Reason]) {
         let action = self.pass_action();
-        self.is((action, Some(Verdict::Pass), reasons, Some(flow), made(reasons)));
+        self.is((
+            action,
+            Some(Verdict::Pass),
+            reasons,
+            Some(flow),
+            made(reasons),
+        ));
         assert_eq!(self.frame, self.before, "changed");
     }
 
@@ -110,7 +116,13 @@ impl Seen {
         } else {
             TC_REDIRECT
         };
-        self.is((action, Some(Verdict::Redirect), reasons, Some(flow), made(reasons)));
+        self.is((
+            action,
+            Some(Verdict::Redirect),
+            reasons,
+            Some(flow),
+            made(reasons),
+        ));
         assert_eq!(check_sums(&self.frame), Ok(()));
         self.frame.clone()
     }
@@ -118,7 +130,13 @@ impl Seen {
     /// The frame was translated at the app's device and sent back to the gateway; gives it.
     #[track_caller]
     pub fn sent_back(&self, flow: &str, reasons: &[Reason]) -> Vec<u8> {
-        self.is((TC_REDIRECT, Some(Verdict::Nat), reasons, Some(flow), made(reasons)));
+        self.is((
+            TC_REDIRECT,
+            Some(Verdict::Nat),
+            reasons,
+            Some(flow),
+            made(reasons),
+        ));
         assert_eq!(
             self.mark & MARK_REINJECTED,
             MARK_REINJECTED,
@@ -148,5 +166,9 @@ impl Seen {
 
 /// Entries that a frame with these reasons makes: a new flow has two.
 fn made(reasons: &[Reason]) -> usize {
-    if reasons.contains(&Reason::FlowNew) { 2 } else { 0 }
+    if reasons.contains(&Reason::FlowNew) {
+        2
+    } else {
+        0
+    }
 }
