@@ -3,16 +3,9 @@
 //! A pin is taken over only if its kind, key and value are those of `fsm_common::maps`; aya itself would
 //! adopt anything of that name.
 
-use std::{
-    borrow::BorrowMut,
-    io,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use aya::{
-    Pod,
-    maps::{Array, HashMap, Map, MapData, MapError, MapType, PerCpuArray, lpm_trie::LpmTrie},
-};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, MapType, PerCpuArray, lpm_trie::LpmTrie};
 use fsm_common::{
     flow::{Flow, FlowKey},
     maps::{
@@ -246,50 +239,4 @@ where
         path: path.clone(),
         source,
     })
-}
-
-/// Makes a hash map hold exactly `wanted`: what is new or changed first, then what is gone is removed, so
-/// that nothing is missing in between. Returns whether anything changed.
-///
-/// # Errors
-/// What the kernel said.
-pub fn sync<T, K, V>(
-    map: &mut HashMap<T, K, V>,
-    wanted: &std::collections::HashMap<K, V>,
-) -> Result<bool, MapError>
-where
-    T: BorrowMut<MapData>,
-    K: Pod + Eq + std::hash::Hash,
-    V: Pod + PartialEq,
-{
-    let mut current = std::collections::HashMap::new();
-    for entry in map.iter() {
-        let (key, value) = entry?;
-        current.insert(key, value);
-    }
-    let mut changed = false;
-    for (key, value) in wanted {
-        if current.get(key) != Some(value) {
-            map.insert(key, value, 0)?;
-            changed = true;
-        }
-    }
-    for key in current.keys().filter(|key| !wanted.contains_key(key)) {
-        remove(map, key)?;
-        changed = true;
-    }
-    Ok(changed)
-}
-
-fn remove<T: BorrowMut<MapData>, K: Pod, V: Pod>(
-    map: &mut HashMap<T, K, V>,
-    key: &K,
-) -> Result<(), MapError> {
-    match map.remove(key) {
-        Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
-            Ok(())
-        }
-        Err(MapError::KeyNotFound) => Ok(()),
-        other => other,
-    }
 }

@@ -1,19 +1,24 @@
 //! A model into the maps: what is new or changed first, what is gone afterwards, the policy generation last,
 //! so that live flows are judged again once everything is in place.
 
-use aya::maps::{MapData, MapError, lpm_trie::Key, lpm_trie::LpmTrie};
+use std::{collections::HashMap, hash::Hash, io};
+
+use aya::maps::{self, MapData, MapError, lpm_trie::Key, lpm_trie::LpmTrie};
 use fsm_common::maps::Xcfg;
 
-use crate::{
-    maps::{Maps, sync},
-    model::Model,
-};
+use crate::{maps::Maps, model::Model};
 
-/// Makes the maps hold exactly the model. Returns the policy generation.
+/// Makes the maps hold exactly the model. `known` is what they hold; without it they are read first, which
+/// takes two calls an entry. Returns the policy generation.
 ///
 /// # Errors
 /// What the kernel said; a table that is too small says so.
-pub fn apply(maps: &mut Maps, model: &Model, csum_ipv6_flag: u32) -> Result<u32, MapError> {
+pub fn apply(
+    maps: &mut Maps,
+    known: Option<&Model>,
+    model: &Model,
+    csum_ipv6_flag: u32,
+) -> Result<u32, MapError> {
     // Kinds are bits of look-ups worth making: first the union of old and new, else an entry that is there
     // might not be asked while we are at it.
     let before = maps.settings()?;
@@ -24,60 +29,69 @@ pub fn apply(maps: &mut Maps, model: &Model, csum_ipv6_flag: u32) -> Result<u32,
             settings.features |= model.features;
         })?;
     }
-    sync(&mut maps.acl4, &model.acl4)?;
-    sync(&mut maps.acl6, &model.acl6)?;
-    sync(&mut maps.xnat, &model.nat)?;
-    sync(&mut maps.trip, &model.trip)?;
-    sync(&mut maps.trpt, &model.trpt)?;
-    sync_trie(
-        &mut maps.cidr4,
-        model
-            .cidr4
-            .iter()
-            .map(|((len, addr), rules)| (*len, *addr, *rules)),
-    )?;
-    sync_trie(
-        &mut maps.cidr6,
-        model
-            .cidr6
-            .iter()
-            .map(|((len, addr), rules)| (*len, wide6(*addr), *rules)),
-    )?;
-    sync_trie(
-        &mut maps.skip4,
-        model
-            .skip4
-            .iter()
-            .map(|((len, addr), skip)| (*len, *addr, *skip)),
-    )?;
-    sync_trie(
-        &mut maps.skip6,
-        model
-            .skip6
-            .iter()
-            .map(|((len, addr), skip)| (*len, wide6(*addr), *skip)),
-    )?;
-    for port in 0..=u16::MAX {
-        let bits = model.skip_port.get(&port).copied().unwrap_or(0);
-        if maps.skip_port.get(&u32::from(port), 0)? != bits {
-            maps.skip_port.set(u32::from(port), bits, 0)?;
+    let read;
+    let known = match known {
+        Some(known) => known,
+        None => {
+            read = read_maps(maps)?;
+            &read
         }
-    }
-    let before = maps.settings()?;
-    let same = Xcfg {
-        generation: before.generation,
-        ..settings_of(model, csum_ipv6_flag)
-    } == before;
-    if same && before.generation != 0 {
-        // Entries may have changed all the same.
-        return maps.apply_settings(|_| {});
-    }
+    };
+    sync(&known.acl4, &model.acl4, &mut maps.acl4)?;
+    sync(&known.acl6, &model.acl6, &mut maps.acl6)?;
+    sync(&known.nat, &model.nat, &mut maps.xnat)?;
+    sync(&known.trip, &model.trip, &mut maps.trip)?;
+    sync(&known.trpt, &model.trpt, &mut maps.trpt)?;
+    sync(&known.cidr4, &model.cidr4, &mut maps.cidr4)?;
+    sync(&known.cidr6, &model.cidr6, &mut maps.cidr6)?;
+    sync(&known.skip4, &model.skip4, &mut maps.skip4)?;
+    sync(&known.skip6, &model.skip6, &mut maps.skip6)?;
+    sync(&known.skip_port, &model.skip_port, &mut maps.skip_port)?;
     maps.apply_settings(|settings| {
         *settings = Xcfg {
             generation: settings.generation,
             ..settings_of(model, csum_ipv6_flag)
         };
     })
+}
+
+/// What the maps hold, as far as a model speaks of it.
+fn read_maps(maps: &Maps) -> Result<Model, MapError> {
+    let mut model = Model {
+        acl4: maps.acl4.iter().collect::<Result<_, _>>()?,
+        acl6: maps.acl6.iter().collect::<Result<_, _>>()?,
+        nat: maps.xnat.iter().collect::<Result<_, _>>()?,
+        trip: maps.trip.iter().collect::<Result<_, _>>()?,
+        trpt: maps.trpt.iter().collect::<Result<_, _>>()?,
+        ..Model::default()
+    };
+    for entry in maps.cidr4.iter() {
+        let (key, rules) = entry?;
+        model.cidr4.insert((key.prefix_len(), key.data()), rules);
+    }
+    for entry in maps.cidr6.iter() {
+        let (key, rules) = entry?;
+        model
+            .cidr6
+            .insert((key.prefix_len(), narrow6(key.data())), rules);
+    }
+    for entry in maps.skip4.iter() {
+        let (key, skip) = entry?;
+        model.skip4.insert((key.prefix_len(), key.data()), skip);
+    }
+    for entry in maps.skip6.iter() {
+        let (key, skip) = entry?;
+        model
+            .skip6
+            .insert((key.prefix_len(), narrow6(key.data())), skip);
+    }
+    for port in 0..=u16::MAX {
+        match maps.skip_port.get(&u32::from(port), 0)? {
+            0 => {}
+            bits => drop(model.skip_port.insert(port, bits)),
+        }
+    }
+    Ok(model)
 }
 
 fn settings_of(model: &Model, csum_ipv6_flag: u32) -> Xcfg {
@@ -107,26 +121,75 @@ fn wide6(addr: [u8; 16]) -> [u8; 20] {
     wide
 }
 
-fn sync_trie<A, V>(
-    map: &mut LpmTrie<MapData, A, V>,
-    wanted: impl Iterator<Item = (u32, A, V)>,
-) -> Result<(), MapError>
-where
-    A: aya::Pod + Eq + std::hash::Hash,
-    V: aya::Pod + PartialEq,
-{
-    let mut gone = std::collections::HashMap::new();
-    for entry in map.iter() {
-        let (key, value) = entry?;
-        gone.insert((key.prefix_len(), key.data()), value);
+fn narrow6(wide: [u8; 20]) -> [u8; 16] {
+    std::array::from_fn(|i| wide[i])
+}
+
+/// A table of the kernel's, as a model sees it.
+trait Table<K, V> {
+    fn put(&mut self, key: &K, value: &V) -> Result<(), MapError>;
+    fn take(&mut self, key: &K) -> Result<(), MapError>;
+}
+
+/// What is new or changed first, then what is gone is removed, so that nothing is missing in between.
+fn sync<K: Eq + Hash, V: PartialEq>(
+    known: &HashMap<K, V>,
+    wanted: &HashMap<K, V>,
+    table: &mut impl Table<K, V>,
+) -> Result<(), MapError> {
+    for (key, value) in wanted
+        .iter()
+        .filter(|(key, value)| known.get(*key) != Some(*value))
+    {
+        table.put(key, value)?;
     }
-    for (len, addr, value) in wanted {
-        if gone.remove(&(len, addr)) != Some(value) {
-            map.insert(&Key::new(len, addr), value, 0)?;
+    for key in known.keys().filter(|key| !wanted.contains_key(*key)) {
+        match table.take(key) {
+            Err(MapError::SyscallError(error))
+                if error.io_error.kind() == io::ErrorKind::NotFound => {}
+            Err(MapError::KeyNotFound) => {}
+            other => other?,
         }
     }
-    for (len, addr) in gone.into_keys() {
-        map.remove(&Key::new(len, addr))?;
-    }
     Ok(())
+}
+
+impl<K: aya::Pod, V: aya::Pod> Table<K, V> for maps::HashMap<MapData, K, V> {
+    fn put(&mut self, key: &K, value: &V) -> Result<(), MapError> {
+        self.insert(key, value, 0)
+    }
+
+    fn take(&mut self, key: &K) -> Result<(), MapError> {
+        self.remove(key)
+    }
+}
+
+impl<V: aya::Pod> Table<(u32, [u8; 4]), V> for LpmTrie<MapData, [u8; 4], V> {
+    fn put(&mut self, (len, addr): &(u32, [u8; 4]), value: &V) -> Result<(), MapError> {
+        self.insert(&Key::new(*len, *addr), value, 0)
+    }
+
+    fn take(&mut self, (len, addr): &(u32, [u8; 4])) -> Result<(), MapError> {
+        self.remove(&Key::new(*len, *addr))
+    }
+}
+
+impl<V: aya::Pod> Table<(u32, [u8; 16]), V> for LpmTrie<MapData, [u8; 20], V> {
+    fn put(&mut self, (len, addr): &(u32, [u8; 16]), value: &V) -> Result<(), MapError> {
+        self.insert(&Key::new(*len, wide6(*addr)), value, 0)
+    }
+
+    fn take(&mut self, (len, addr): &(u32, [u8; 16])) -> Result<(), MapError> {
+        self.remove(&Key::new(*len, wide6(*addr)))
+    }
+}
+
+impl Table<u16, u8> for maps::Array<MapData, u8> {
+    fn put(&mut self, port: &u16, bits: &u8) -> Result<(), MapError> {
+        self.set(u32::from(*port), *bits, 0)
+    }
+
+    fn take(&mut self, port: &u16) -> Result<(), MapError> {
+        self.set(u32::from(*port), 0, 0)
+    }
 }

@@ -79,6 +79,8 @@ pub struct Node {
     dir: PathBuf,
     tc: TcKind,
     csum_ipv6_flag: u32,
+    /// What the maps hold; `None` where a change has failed half-way.
+    model: Option<Model>,
     attached: BTreeMap<u32, Attached>,
     /// Whether an earlier daemon's programs were taken over.
     pub adopted: bool,
@@ -120,10 +122,11 @@ impl Node {
             dir,
             tc,
             csum_ipv6_flag,
+            model: None,
             attached: BTreeMap::new(),
             adopted,
         };
-        apply(&mut node.maps, &model, node.csum_ipv6_flag)?;
+        node.apply(model)?;
         node.attach_cgroup(None)?;
         node.reconcile_with(devices, handle).await?;
         Ok(node)
@@ -144,14 +147,14 @@ impl Node {
         let devices = devices::list(handle).await?;
         check_devices(&config, &devices)?;
         let old = std::mem::replace(&mut self.config, config);
-        let result = self.take_over(&old, &model, devices, handle).await;
+        let result = self.take_over(&old, model, devices, handle).await;
         if result.is_err() {
             self.config = old;
             // The old model compiled once; put everything back as far as the kernel lets us.
             if let (Ok(model), Ok(devices)) =
                 (Model::compile(&self.config), devices::list(handle).await)
             {
-                let _ = apply(&mut self.maps, &model, self.csum_ipv6_flag);
+                let _ = self.apply(model);
                 let _ = self.reconcile_with(devices, handle).await;
             }
         }
@@ -161,21 +164,21 @@ impl Node {
     async fn take_over(
         &mut self,
         old: &Config,
-        model: &Model,
+        model: Model,
         devices: Vec<Device>,
         handle: &mut Handle,
     ) -> Result<(), NodeError> {
-        apply(&mut self.maps, model, self.csum_ipv6_flag)?;
+        self.apply(model)?;
         self.attach_cgroup(Some(old))?;
         self.reconcile_with(devices, handle).await
     }
 
-    /// Puts a changed model into the maps.
-    ///
-    /// # Errors
-    /// What the kernel said.
-    pub fn apply(&mut self, model: &Model) -> Result<u32, NodeError> {
-        Ok(apply(&mut self.maps, model, self.csum_ipv6_flag)?)
+    /// Puts a model into the maps.
+    fn apply(&mut self, model: Model) -> Result<(), NodeError> {
+        let known = self.model.take();
+        apply(&mut self.maps, known.as_ref(), &model, self.csum_ipv6_flag)?;
+        self.model = Some(model);
+        Ok(())
     }
 
     /// Brings devices and programs in step with the host as it is now.
