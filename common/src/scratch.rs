@@ -33,6 +33,8 @@ const _: () = assert!(size_of::<FibLookup>() == 64);
 pub struct Scratch<A> {
     /// The packet to judge.
     pub packet: Parsed<A>,
+    /// What the ACL says of it ([`crate::policy::acl`]), or `bpf::judge::AGAIN`.
+    pub verdict: u64,
     /// Number of the [`crate::stats::Hook`] that it is at, for programs that serve several.
     pub hook: u64,
     /// The packet's tuple after translation.

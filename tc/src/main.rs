@@ -24,12 +24,13 @@ use fsm_common::{
         Dropped, Next, Place, count,
         fib::Host as _,
         fragment,
-        judge::early,
+        judge::{AGAIN, ask_acl, early},
         maps::{iface, xcfg},
     },
     flow::{Flow, V4, V6, nf},
     maps::{IfaceEntry, MARK_REINJECTED, Xcfg},
     parse::{self, Parsed},
+    policy::acl,
     reason::Reason,
     stats::{Hook, Verdict},
     view::PacketView as _,
@@ -129,16 +130,20 @@ fn packet<F: Apply>(skb: &Skb, at: At, cfg: &Xcfg, mut packet: Parsed<F::Addr>) 
         return icmp::call::<F>(skb, at, &packet);
     }
     fragment::resolve(&mut packet)?;
-    let Some(flow) = F::flow(&packet.key) else {
-        return slow::call::<F>(skb, at, &packet);
-    };
     // SAFETY: map value, readable until the program ends; fields have one writer (see `flow`).
-    let flow = unsafe { &mut *flow };
-    let is_provisional = at.place == Place::EndpointOut && flow.nf & nf::PROVISIONAL != 0;
-    if flow.generation != cfg.generation || is_provisional {
-        return slow::call::<F>(skb, at, &packet);
+    if let Some(flow) = F::flow(&packet.key).map(|flow| unsafe { &mut *flow }) {
+        let is_provisional = at.place == Place::EndpointOut && flow.nf & nf::PROVISIONAL != 0;
+        if flow.generation == cfg.generation && !is_provisional {
+            return act::<F>(skb, at, cfg, &packet, flow);
+        }
+        if !is_provisional {
+            return slow::call::<F>(skb, at, &packet, AGAIN);
+        }
     }
-    act::<F>(skb, at, cfg, &packet, flow)
+    match ask_acl::<F>(cfg, at.place, &packet.key) {
+        acl::DENY => Err(Reason::AclDeny.into()),
+        verdict => slow::call::<F>(skb, at, &packet, verdict),
+    }
 }
 
 /// Does with a packet what its flow says.

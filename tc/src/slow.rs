@@ -3,11 +3,11 @@
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use fsm_common::{
     bpf::{
-        Next, Place, judge,
+        Next, judge::AGAIN, judge,
         maps::{FSM_PROG, xcfg},
         rejudge,
     },
-    flow::{V4, V6, nf},
+    flow::{V4, V6},
     maps::slow,
     parse::Parsed,
     reason::Reason,
@@ -41,9 +41,9 @@ pub fn fsm_tc_out6(ctx: TcContext) -> i32 {
     enter::<V6>(ctx, Hook::TcEgress)
 }
 
-/// Hands the packet over; comes back only where that fails.
+/// Hands the packet over, with what the ACL says of it, or [`AGAIN`]; comes back only where that fails.
 #[inline(always)]
-pub fn call<F: Apply>(skb: &Skb, at: At, packet: &Parsed<F::Addr>) -> Outcome {
+pub fn call<F: Apply>(skb: &Skb, at: At, packet: &Parsed<F::Addr>, verdict: u8) -> Outcome {
     let slot = match (at.hook as u8 == Hook::TcIngress as u8, F::V6) {
         (true, false) => slow::INGRESS4,
         (true, true) => slow::INGRESS6,
@@ -52,7 +52,7 @@ pub fn call<F: Apply>(skb: &Skb, at: At, packet: &Parsed<F::Addr>) -> Outcome {
     };
     let scratch = F::scratch().ok_or(Reason::Internal)?;
     // SAFETY: this CPU's own entry; a tail call stays on this CPU.
-    unsafe { (*scratch).packet = *packet };
+    unsafe { ((*scratch).packet, (*scratch).verdict) = (*packet, u64::from(verdict)) };
     // SAFETY: the context is this program's own.
     unsafe { FSM_PROG.tail_call(skb.tail_ctx(), slot) };
     Err(Reason::Internal.into())
@@ -73,14 +73,11 @@ fn run<F: Apply>(skb: &Skb, at: At) -> Outcome {
     let cfg = xcfg().ok_or(Reason::Internal)?;
     let scratch = F::scratch().ok_or(Reason::Internal)?;
     // SAFETY: this CPU's own entry, filled by `call`.
-    let packet = unsafe { &(*scratch).packet };
-    // SAFETY: map value, readable until the program ends.
-    let known = F::flow(&packet.key).map(|flow| unsafe { (*flow).nf });
-    let next = match known {
-        Some(nf) if at.place != Place::EndpointOut || nf & nf::PROVISIONAL == 0 => {
-            rejudge::<F, _>(skb, cfg, at.iface, at.place, packet).next()?
-        }
-        _ => judge::<F, _>(skb, cfg, at.iface, at.place, packet).next()?,
+    let (packet, verdict) = unsafe { (&(*scratch).packet, (*scratch).verdict) };
+    let next = if verdict == u64::from(AGAIN) {
+        rejudge::<F, _>(skb, cfg, at.iface, at.place, packet).next()?
+    } else {
+        judge::<F, _>(skb, cfg, at.iface, at.place, packet).next()?
     };
     match (next, F::flow(&packet.key)) {
         // SAFETY: map value, readable until the program ends; fields have one writer (see `flow`).

@@ -85,16 +85,43 @@ pub fn translate<F: Apply>(
     } else {
         (l4 + 16, 0)
     };
-    let at = at as u32;
-    // SAFETY: the context is valid; the helper checks the offset.
-    unsafe {
-        if flow.addr_delta != 0 {
-            let flags = mangled | F::pseudo_flags(cfg);
-            bpf_l4_csum_replace(skb.helper_ctx(), at, 0, u64::from(flow.addr_delta), flags);
-        }
-        if flow.port_delta != 0 {
-            bpf_l4_csum_replace(skb.helper_ctx(), at, 0, u64::from(flow.port_delta), mangled);
-        }
+    let (was, is_udp) = (skb.read::<2>(at), mangled != 0);
+    if flow.addr_delta == 0 {
+        replace(skb, at, flow.port_delta, mangled);
+        return Ok(());
+    }
+    replace(skb, at, flow.addr_delta, mangled | F::pseudo_flags(cfg));
+    if flow.port_delta == 0 {
+        return Ok(());
+    }
+    // The ports are in a finished checksum, and not in an unfinished one, where only the pseudo header is
+    // summed. Which one it is shows in what the helper has just made of it: a finished one went down by the
+    // difference, an unfinished one up. So the second call, a third of a translation's time, is spared.
+    let (Some(was), Some(now)) = (was, skb.read::<2>(at)) else {
+        replace(skb, at, flow.port_delta, mangled);
+        return Ok(());
+    };
+    if now == finished(was, flow.addr_delta, is_udp) {
+        let check = finished(now, flow.port_delta, is_udp);
+        skb.write(at, check).ok_or(Reason::Truncated)?;
     }
     Ok(())
+}
+
+/// `bpf_l4_csum_replace` by a difference; nothing for none.
+#[inline(always)]
+fn replace(skb: &Skb, at: usize, delta: u16, flags: u64) {
+    if delta != 0 {
+        // SAFETY: the context is valid; the helper checks the offset.
+        unsafe { bpf_l4_csum_replace(skb.helper_ctx(), at as u32, 0, u64::from(delta), flags) };
+    }
+}
+
+/// A finished checksum after a difference; a UDP one is never 0, which would say that there is none.
+#[inline(always)]
+fn finished(check: [u8; 2], delta: u16, is_udp: bool) -> [u8; 2] {
+    match checksum::adjust(check, delta) {
+        [0, 0] if is_udp => [0xff, 0xff],
+        check => check,
+    }
 }
