@@ -6,11 +6,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns},
     programs::TcContext,
 };
-use fsm_common::{
-    bpf::fib::Host,
-    scratch::FibLookup,
-    view::PacketView,
-};
+use fsm_common::{bpf::fib::Host, scratch::FibLookup, view::PacketView};
 
 /// Bytes that are made directly readable where the frame has them: two tags, IPv6, some extension headers
 /// and TCP without options.

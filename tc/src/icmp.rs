@@ -6,7 +6,8 @@
 //! (RFC 1191, RFC 8201) works through NAT by this. An error about no flow of ours passes as it is.
 
 use aya_ebpf::{
-    bindings::TC_ACT_SHOT, helpers::generated::bpf_l4_csum_replace, macros::classifier, programs::TcContext,
+    bindings::TC_ACT_SHOT, helpers::generated::bpf_l4_csum_replace, macros::classifier,
+    programs::TcContext,
 };
 use fsm_common::{
     bpf::{
@@ -60,7 +61,11 @@ fn enter<F: Quote>(ctx: TcContext) -> i32 {
     };
     // SAFETY: this CPU's own entry, filled by `call`.
     let (packet, hook) = unsafe { (&(*scratch).packet, (*scratch).hook) };
-    let hook = if hook == Hook::TcIngress as u64 { Hook::TcIngress } else { Hook::TcEgress };
+    let hook = if hook == Hook::TcIngress as u64 {
+        Hook::TcIngress
+    } else {
+        Hook::TcEgress
+    };
     let Some(at) = At::new(&skb, hook) else {
         return NEXT;
     };
@@ -87,11 +92,16 @@ fn run<F: Quote>(skb: &Skb, packet: &Parsed<F::Addr>) -> Outcome {
         return PASS;
     }
     let (s, d) = (flow.to_dport, flow.to_sport);
-    skb.write(ports_at & 0x3ff, [s[0], s[1], d[0], d[1]]).ok_or(Reason::Truncated)?;
+    skb.write(ports_at & 0x3ff, [s[0], s[1], d[0], d[1]])
+        .ok_or(Reason::Truncated)?;
     F::write_quote(skb, inner, flow).ok_or(Reason::Truncated)?;
     let from_end = packet.key.saddr.same(&answer.saddr);
     let outer = Flow {
-        to_saddr: if from_end { flow.to_saddr } else { packet.key.saddr },
+        to_saddr: if from_end {
+            flow.to_saddr
+        } else {
+            packet.key.saddr
+        },
         to_daddr: flow.to_daddr,
         ..*flow
     };
@@ -99,8 +109,15 @@ fn run<F: Quote>(skb: &Skb, packet: &Parsed<F::Addr>) -> Outcome {
         packet.key.saddr.sum() + packet.key.daddr.sum(),
         outer.to_saddr.sum() + outer.to_daddr.sum(),
     );
-    F::write_addresses(skb, packet.l3_at(), &Flow { addr_delta: outer_delta, ..outer })
-        .ok_or(Reason::Truncated)?;
+    F::write_addresses(
+        skb,
+        packet.l3_at(),
+        &Flow {
+            addr_delta: outer_delta,
+            ..outer
+        },
+    )
+    .ok_or(Reason::Truncated)?;
     mend_checksum::<F>(skb, cfg, packet, flow, outer_delta);
     count::reason(Reason::IcmpTranslated);
     Ok((Verdict::Nat, NEXT))
@@ -154,7 +171,9 @@ impl Quote for V4 {
         let (s, d) = (flow.to_daddr, flow.to_saddr);
         skb.write(
             l3 + 10,
-            [check[0], check[1], s[0], s[1], s[2], s[3], d[0], d[1], d[2], d[3]],
+            [
+                check[0], check[1], s[0], s[1], s[2], s[3], d[0], d[1], d[2], d[3],
+            ],
         )
     }
 }

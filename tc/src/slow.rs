@@ -3,7 +3,8 @@
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use fsm_common::{
     bpf::{
-        Next, judge::AGAIN, judge,
+        Next, judge,
+        judge::AGAIN,
         maps::{FSM_PROG, xcfg},
         rejudge,
     },

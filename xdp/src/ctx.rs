@@ -6,11 +6,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_xdp_get_buff_len},
     programs::XdpContext,
 };
-use fsm_common::{
-    bpf::fib::Host,
-    scratch::FibLookup,
-    view::PacketView,
-};
+use fsm_common::{bpf::fib::Host, scratch::FibLookup, view::PacketView};
 
 /// One frame. What lies beyond its first buffer is not read.
 pub struct Frame {

@@ -116,7 +116,10 @@ impl Tables for V4 {
             proto,
             sys: sys::MESH,
         };
-        let packed = Packed([u64::from_ne_bytes(bytes8(key.addr, [port[0], port[1], proto, key.sys]))]);
+        let packed = Packed([u64::from_ne_bytes(bytes8(
+            key.addr,
+            [port[0], port[1], proto, key.sys],
+        ))]);
         // SAFETY: without preallocation a removed entry stays readable until the program ends.
         unsafe { FSM_XACL.get(packed.as_key::<Acl4Key>()) }.copied()
     }

@@ -10,6 +10,8 @@ pub mod fib;
 pub mod fragment;
 pub mod judge;
 pub mod maps;
+mod steer;
+mod store;
 
 pub use judge::{Dropped, Next, Place, judge, judge_trusted, rejudge};
 pub use maps::Tables;
