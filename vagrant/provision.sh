@@ -85,7 +85,7 @@ role = "endpoint"
 inbound  = ["$address:15003"]
 outbound = ["$address:15001"]
 exclude_inbound_ports = [22]
-original_dst = "/sys/fs/cgroup"
+original_dst = "$(findmnt -rnt cgroup2 -o TARGET | head -n 1)"
 EOF
 fsm-fastpath check
 install -m 644 configs/fsm-fastpath.service /etc/systemd/system/
