@@ -225,7 +225,8 @@ pub mod slow {
     pub const XDP6: u32 = 1;
 }
 
-/// `BPF_F_NO_PREALLOC` (`linux/bpf.h`).
+/// `BPF_F_NO_PREALLOC` (`linux/bpf.h`). Not for the IPv4 flows and origins: allocating their entries one by
+/// one takes a third of a new flow's time, and can fail long before the table is full.
 pub const NO_PREALLOC: u32 = 1;
 
 /// Calls `$then!` with the list of maps: `NAME "name" Kind<Key, Value> entries flags;`.
@@ -237,9 +238,9 @@ macro_rules! for_each_map {
             FSM_IFACE "fsm_iface" Array<u32, IfaceEntry> IFACE_SLOTS, 0;
             FSM_IFSTATS "fsm_ifstats" PerCpuArray<u32, IfaceStats> IFACE_SLOTS, 0;
             FSM_REASON "fsm_reason" PerCpuArray<u32, u64> 64, 0;
-            FSM_XFLOW "fsm_xflow" HashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>> 2097152, NO_PREALLOC;
+            FSM_XFLOW "fsm_xflow" HashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>> 2097152, 0;
             FSM_XFLOW6 "fsm_xflow6" HashMap<FlowKey<[u8; 16]>, Flow<[u8; 16]>> 2097152, NO_PREALLOC;
-            FSM_XOPT "fsm_xopt" HashMap<OriginKey, Origin> 1048576, NO_PREALLOC;
+            FSM_XOPT "fsm_xopt" HashMap<OriginKey, Origin> 1048576, 0;
             FSM_FRAG "fsm_frag" LruHashMap<FragmentKey, FragmentPorts> 8192, 0;
             FSM_XACL "fsm_xacl" HashMap<Acl4Key, AclValue> 2097152, NO_PREALLOC;
             FSM_XACL6 "fsm_xacl6" HashMap<Acl6Key, AclValue> 2097152, NO_PREALLOC;

@@ -66,8 +66,8 @@ const _: () = assert!(
 pub trait Tables: Family {
     /// The type's only value.
     const ITSELF: Self;
-    /// Entry of this tuple. The pointer stays readable until the program ends; the entry may be reused
-    /// for another flow meanwhile (the kernel frees after a grace period), which costs a wrong counter.
+    /// Entry of this tuple. The pointer stays readable until the program ends. An entry removed meanwhile
+    /// may be another flow's; only what has been idle for its whole timeout, or is flushed, is removed.
     fn flow(key: &FlowKey<Self::Addr>) -> Option<*mut Flow<Self::Addr>>;
     /// Inserts or replaces (flags as `bpf_map_update_elem`).
     fn insert(key: &FlowKey<Self::Addr>, flow: &Flow<Self::Addr>, flags: u64) -> Result<(), i32>;

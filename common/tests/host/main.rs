@@ -17,4 +17,5 @@ mod packets;
 mod parse;
 mod parse_bad;
 mod policy;
+mod quoted;
 mod rewrite;
