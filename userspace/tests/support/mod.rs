@@ -7,6 +7,8 @@ pub mod golden;
 pub mod node;
 pub mod rules;
 pub mod seen;
+pub mod stage;
 pub mod wiring;
 
-pub use node::{Hook, LO, Node, alone, alone_with};
+pub use node::{Hook, LO, Node};
+pub use stage::{alone, alone_with};

@@ -1,29 +1,23 @@
-//! One node: the programs loaded over maps of their own, in network and mount namespaces of their own, so
-//! that tests may run side by side and leave nothing behind.
+//! Frames in, and what became of them and of every counter.
 
-use std::{
-    collections::BTreeMap,
-    ffi::CString,
-    fs, io,
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
-    thread,
-};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use aya::programs::{TestRun as _, TestRunOptions};
 use fsm_common::{
-    flags,
     flow::{Address, Flow, FlowKey},
-    maps::{IFACE_SLOTS, IfaceEntry, role},
+    maps::{IFACE_SLOTS, IfaceEntry},
     reason::Reason,
-    stats::{self, Count, Verdict},
+    stats::{self, Count, IfaceStats, Verdict},
 };
 use fsm_fastpath::{
-    loader::objects::{Objects, Sizes, program},
-    maps::{Maps, pin_dir},
+    loader::objects::{Objects, program},
+    maps::Maps,
 };
 
-use super::seen::{Entry, Seen};
+use super::{
+    seen::{Entry, Seen},
+    stage::Home,
+};
 
 /// The loopback device, on which test runs are unless they say otherwise.
 pub const LO: u32 = 1;
@@ -50,7 +44,7 @@ impl Hook {
     }
 }
 
-/// See the module.
+/// A node: the programs, loaded over maps of their own in namespaces of their own.
 pub struct Node {
     /// The maps, to be filled and read.
     pub maps: Maps,
@@ -58,112 +52,14 @@ pub struct Node {
     pub objects: Objects,
     /// Device that a frame came from before it is handed to [`Hook::TcOut`]; 0 for the host itself.
     pub arrived_on: u32,
-    bpffs: Bpffs,
-}
-
-/// Runs `test` with a node of 1024 flows.
-pub fn alone(test: impl FnOnce(&mut Node) + Send + 'static) {
-    alone_with(1024, test);
-}
-
-/// Runs `test` with a node of so many flows.
-pub fn alone_with(flows: u32, test: impl FnOnce(&mut Node) + Send + 'static) {
-    let test_thread = thread::spawn(move || {
-        let mut node = Node::new(flows);
-        test(&mut node);
-    });
-    if let Err(panic) = test_thread.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-/// A private bpffs, gone with the thread's mount namespace at the latest.
-struct Bpffs(PathBuf);
-
-impl Bpffs {
-    fn mount() -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let dir =
-            std::env::temp_dir().join(format!("fsm-prog-run-{}-{number}", std::process::id()));
-        fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
-        mount(
-            Path::new("none"),
-            Path::new("/"),
-            None,
-            libc::MS_REC | libc::MS_PRIVATE,
-        );
-        mount(Path::new("bpf"), &dir, Some("bpf"), 0);
-        Self(dir)
-    }
-}
-
-impl Drop for Bpffs {
-    fn drop(&mut self) {
-        let path = c_string(&self.0);
-        // SAFETY: a string that ends with zero.
-        let _ = unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
-        let _ = fs::remove_dir(&self.0);
-    }
-}
-
-fn c_string(path: &Path) -> CString {
-    CString::new(path.as_os_str().as_encoded_bytes()).expect("a path without zeros")
-}
-
-fn mount(source: &Path, target: &Path, kind: Option<&str>, flags: libc::c_ulong) {
-    let (from, at) = (c_string(source), c_string(target));
-    let kind = kind.map(|kind| CString::new(kind).expect("without zeros"));
-    let kind = kind.as_ref().map_or(std::ptr::null(), |kind| kind.as_ptr());
-    // SAFETY: strings that end with zero, or null where the kernel wants none.
-    let result = unsafe { libc::mount(from.as_ptr(), at.as_ptr(), kind, flags, std::ptr::null()) };
-    assert_eq!(
-        result,
-        0,
-        "mount on {}: {}",
-        target.display(),
-        io::Error::last_os_error()
-    );
+    /// Mark of the packet that is handed in.
+    pub mark: u32,
+    /// The folder of the pins.
+    pub pins: PathBuf,
+    pub(super) home: Home,
 }
 
 impl Node {
-    fn new(flows: u32) -> Self {
-        // SAFETY: takes no arguments.
-        let user = unsafe { libc::geteuid() };
-        assert_eq!(
-            user, 0,
-            "prog_run loads eBPF programs and makes namespaces: run it as root"
-        );
-        // SAFETY: for this thread only, which is the test's own.
-        let result = unsafe { libc::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWNS) };
-        assert_eq!(result, 0, "unshare: {}", io::Error::last_os_error());
-        let bpffs = Bpffs::mount();
-        let mut objects =
-            Objects::load(&pin_dir(&bpffs.0), Sizes { flows }).unwrap_or_else(|e| panic!("{e}"));
-        let maps = Maps::open(&bpffs.0).unwrap_or_else(|e| panic!("{e}"));
-        let csum_ipv6_flag = objects.csum_ipv6_flag().unwrap();
-        let mut node = Self {
-            maps,
-            objects,
-            arrived_on: 0,
-            bpffs,
-        };
-        node.maps
-            .apply_settings(|settings| {
-                (settings.ipv4, settings.ipv6) = (flags::DEFAULT, flags::DEFAULT);
-                settings.fail_open = 1;
-                settings.csum_ipv6_flag = csum_ipv6_flag;
-            })
-            .unwrap();
-        node.device(LO, role::ENDPOINT, 0);
-        node
-    }
-
-    /// The folder of the pins.
-    pub fn pins(&self) -> PathBuf {
-        pin_dir(&self.bpffs.0)
-    }
-
     /// Makes a device known; its MAC is 02:00:00:00:01 and its number.
     pub fn device(&mut self, ifindex: u32, role: u8, flags: u8) {
         let entry = IfaceEntry {
@@ -181,7 +77,7 @@ impl Node {
 
     /// What a frame at `hook` of a device becomes, and everything that was counted meanwhile.
     pub fn run(&mut self, hook: Hook, ifindex: u32, frame: &[u8]) -> Seen {
-        let (reasons, cells, flows) = (self.reasons(), self.cells(), self.flows());
+        let (reasons, cells, flows) = (self.reasons(), self.stats(), self.flows());
         let (action, after, mark) = self.raw(hook, ifindex, frame);
         let counted: Vec<Reason> = Reason::ALL
             .iter()
@@ -193,7 +89,10 @@ impl Node {
         let verdict = self.verdict(hook, ifindex, frame, &cells);
         let (now, mut flow) = (self.flows(), None);
         for (tuple, entry) in &now {
-            let old = flows.get(tuple);
+            // An entry that another device takes over starts anew.
+            let old = flows
+                .get(tuple)
+                .filter(|old| old.ifindex == 0 || old.ifindex == entry.ifindex);
             let (packets, bytes) = old.map_or((0, 0), |old| (old.packets, old.bytes));
             if (entry.packets, entry.bytes) != (packets, bytes) {
                 assert_eq!(flow.replace(tuple.clone()), None, "counted in two flows");
@@ -227,32 +126,33 @@ impl Node {
     }
 
     /// The verdict counted: exactly one frame with all its bytes in one cell of the device's block.
-    fn verdict(&self, hook: Hook, ifindex: u32, frame: &[u8], before: &[Cell]) -> Option<Verdict> {
-        let changed: Vec<(usize, usize, usize, Count)> = self
-            .cells()
-            .into_iter()
-            .zip(before)
-            .filter(|(now, then)| now != *then)
-            .map(|((slot, hook, verdict, now), (_, _, _, then))| {
-                let more = Count {
-                    packets: now.packets - then.packets,
-                    bytes: now.bytes - then.bytes,
-                };
-                (slot, hook, verdict, more)
-            })
-            .collect();
-        let &[(slot, counted_hook, verdict, count)] = changed.as_slice() else {
-            assert!(changed.is_empty(), "counted more than once: {changed:?}");
-            return None;
-        };
-        assert_eq!(
-            self.maps.iface.get(&(slot as u32), 0).unwrap().ifindex,
-            ifindex,
-            "another device's block"
-        );
-        assert_eq!(counted_hook, hook.counter(), "another hook's counter");
-        assert_eq!((count.packets, count.bytes), (1, frame.len() as u64));
-        Some(Verdict::ALL[verdict])
+    fn verdict(
+        &self,
+        hook: Hook,
+        ifindex: u32,
+        frame: &[u8],
+        before: &[IfaceStats],
+    ) -> Option<Verdict> {
+        let mut counted = None;
+        for (slot, (then, now)) in (0..).zip(before.iter().zip(self.stats())) {
+            for (at, (then, now)) in cells(then)
+                .zip(cells(&now))
+                .enumerate()
+                .filter(|(_, (a, b))| a != b)
+            {
+                let verdict = Verdict::ALL[at % Verdict::ALL.len()];
+                assert_eq!(counted.replace(verdict), None, "counted more than once");
+                let owner = self.maps.iface.get(&slot, 0).unwrap().ifindex;
+                assert_eq!(
+                    (owner, at / Verdict::ALL.len()),
+                    (ifindex, hook.counter()),
+                    "device, hook"
+                );
+                let more = (now.packets - then.packets, now.bytes - then.bytes);
+                assert_eq!(more, (1, frame.len() as u64), "packets, bytes");
+            }
+        }
+        counted
     }
 
     /// The test run alone: action, frame and mark afterwards.
@@ -286,6 +186,7 @@ impl Node {
         } else {
             self.arrived_on
         };
+        word(&mut context, 8, self.mark);
         word(&mut context, 36, arrived_on);
         word(&mut context, 40, ifindex);
         let name = if hook == Hook::TcIn {
@@ -323,21 +224,19 @@ impl Node {
             .collect()
     }
 
-    /// Every packet counter of every device.
-    fn cells(&self) -> Vec<Cell> {
-        let mut cells = Vec::new();
-        for slot in 0..IFACE_SLOTS {
-            let cpus = self.maps.ifstats.get(&slot, 0).unwrap();
-            for hook in 0..3 {
-                for verdict in 0..5 {
-                    let counts = || cpus.iter().map(|stats| stats.counts[hook][verdict]);
-                    let packets = counts().map(|count| count.packets).sum();
-                    let bytes = counts().map(|count| count.bytes).sum();
-                    cells.push((slot as usize, hook, verdict, Count { packets, bytes }));
+    /// The packet counters of every slot.
+    fn stats(&self) -> Vec<IfaceStats> {
+        let sum = |slot| {
+            let mut sum = IfaceStats::ZERO;
+            for stats in self.maps.ifstats.get(&slot, 0).unwrap().iter() {
+                for (sum, count) in sum.counts.as_flattened_mut().iter_mut().zip(cells(stats)) {
+                    (sum.packets, sum.bytes) =
+                        (sum.packets + count.packets, sum.bytes + count.bytes);
                 }
             }
-        }
-        cells
+            sum
+        };
+        (0..IFACE_SLOTS).map(sum).collect()
     }
 
     /// All flow entries of both families, by tuple as [`tuple`] writes it.
@@ -348,8 +247,9 @@ impl Node {
     }
 }
 
-/// Slot, hook, verdict, count.
-type Cell = (usize, usize, usize, Count);
+fn cells(stats: &IfaceStats) -> impl Iterator<Item = &Count> {
+    stats.counts.as_flattened().iter()
+}
 
 /// MAC of a device of the tests.
 pub fn mac(ifindex: u32) -> [u8; 6] {

@@ -1,7 +1,7 @@
 //! What a program did with a frame. The assertions cover everything that [`super::Node::run`] compared:
 //! the action, the bytes, the verdict, every reason, the flow that counted it, flow entries made and gone.
 
-use fsm_common::{maps::MARK_REINJECTED, reason::Reason, stats::Verdict};
+use fsm_common::{reason::Reason, stats::Verdict};
 
 use super::{Hook, frame::check_sums};
 
@@ -62,7 +62,13 @@ impl Seen {
     /// The frame went on as it came; no flow knows of it.
     #[track_caller]
     pub fn untouched(&self, reasons: &[Reason]) {
-        let expected = (self.pass_action(), Some(Verdict::Pass), reasons, None, 0);
+        let expected = (
+            self.pass_action(),
+            Some(Verdict::Pass),
+            reasons,
+            None,
+            made(reasons),
+        );
         self.is(expected);
         assert_eq!(self.frame, self.before, "changed");
     }
@@ -127,21 +133,11 @@ impl Seen {
         self.frame.clone()
     }
 
-    /// The frame was translated at the app's device and sent back to the gateway; gives it.
+    /// An ICMP error went on translated, with right checksums, counted in no flow; gives it.
     #[track_caller]
-    pub fn sent_back(&self, flow: &str, reasons: &[Reason]) -> Vec<u8> {
-        self.is((
-            TC_REDIRECT,
-            Some(Verdict::Nat),
-            reasons,
-            Some(flow),
-            made(reasons),
-        ));
-        assert_eq!(
-            self.mark & MARK_REINJECTED,
-            MARK_REINJECTED,
-            "the mark that stops the loop"
-        );
+    pub fn error_translated(&self) -> Vec<u8> {
+        let reasons = &[Reason::IcmpTranslated];
+        self.is((self.pass_action(), Some(Verdict::Nat), reasons, None, 0));
         assert_eq!(check_sums(&self.frame), Ok(()));
         self.frame.clone()
     }

@@ -6,7 +6,7 @@ use aya::programs::xdp::XdpMode;
 use fsm_common::maps::{iface_flag, role};
 use fsm_fastpath::loader::objects::program;
 
-use super::{Node, node::mac};
+use super::Node;
 
 /// Device numbers, and the addresses behind them: the uplink leads to 20.0.0.0/24 and fd20::/64, the apps
 /// are 10.1.0.2 and fd10:1::2, 10.2.0.2 and fd10:2::2.
@@ -85,6 +85,15 @@ impl Node {
         wires
     }
 
+    /// Removes the devices of a test before.
+    pub fn no_wires(&self) {
+        for name in ["up0", "app1", "app2"] {
+            if index(name) != 0 {
+                ip(&format!("link del {name}"));
+            }
+        }
+    }
+
     /// Forgets the first app's MAC.
     pub fn forget_app1(&self) {
         ip("neigh del 10.1.0.2 dev app1");
@@ -97,9 +106,4 @@ impl Node {
             APP_MACS[0]
         ));
     }
-}
-
-/// MAC that a redirected frame is sent from.
-pub fn device_mac(ifindex: u32) -> [u8; 6] {
-    mac(ifindex)
 }
