@@ -4,12 +4,18 @@ use std::collections::BTreeSet;
 
 use aya::maps::{MapData, MapInfo, MapType};
 use fsm_common::maps::{MAPS, MapKind, NO_PREALLOC, name};
+
 use fsm_fastpath::loader::objects::program;
 
 use crate::support::alone_with;
 
-/// What programs keep to themselves: not pinned, not for user space.
-const PRIVATE: [&str; 2] = ["fsm_scratch4", "fsm_scratch6"];
+macro_rules! flags {
+    ($($ident:ident $name:literal $kind:ident<$key:ty, $value:ty> $entries:expr, $flags:expr;)+) => {
+        /// Flags of each map, by its name.
+        const FLAGS: &[(&str, u32)] = &[$(($name, $flags),)+];
+    };
+}
+fsm_common::for_each_map!(flags);
 
 fn kind(kind: MapKind) -> MapType {
     match kind {
@@ -61,22 +67,18 @@ fn every_map_that_a_program_uses_is_the_pinned_one_and_as_listed() {
                 "{}",
                 spec.name
             );
-            let prealloc = if matches!(spec.kind, MapKind::HashMap | MapKind::LpmTrie) {
-                NO_PREALLOC
-            } else {
-                0
-            };
-            assert_eq!(info.map_flags(), prealloc, "{}", spec.name);
+            let (_, flags) = FLAGS.iter().find(|(name, _)| *name == spec.name).unwrap();
+            assert_eq!(info.map_flags(), *flags, "{}", spec.name);
             pinned.insert(info.id());
         }
-        for id in used.difference(&pinned) {
-            let info = MapInfo::from_id(*id).unwrap();
-            let name = info.name_as_str().unwrap().to_string();
-            assert!(
-                PRIVATE.contains(&name.as_str()),
-                "{name} is used, but not the pinned one"
-            );
-        }
+        let strays: Vec<String> = used
+            .difference(&pinned)
+            .map(|id| MapInfo::from_id(*id).unwrap().name_as_str().unwrap().into())
+            .collect();
+        assert!(
+            strays.is_empty(),
+            "used, but not the pinned ones: {strays:?}"
+        );
     });
 }
 

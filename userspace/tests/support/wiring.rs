@@ -52,6 +52,9 @@ impl Node {
             ("app2", "10.2.0.1/24", "fd10:2::1/64"),
         ] {
             ip(&format!("link add {name} type veth peer name {name}p"));
+            // The far end must not send anything by itself: the program on the device would count it.
+            let quiet = format!("/proc/sys/net/ipv6/conf/{name}p/disable_ipv6");
+            fs::write(&quiet, "1").unwrap_or_else(|e| panic!("{quiet}: {e}"));
             ip(&format!("link set {name}p up"));
             ip(&format!("link set {name} up"));
             ip(&format!("addr add {v4} dev {name}"));
