@@ -1,6 +1,7 @@
-//! Measures what the programs cost: by themselves (`programs`).
+//! Measures what the programs cost: by themselves (`programs`), and beside nft (`compare`).
 
 mod asm;
+mod compare;
 mod machine;
 mod packet;
 mod programs;
@@ -20,10 +21,17 @@ struct Cli {
 enum Verb {
     /// ns a packet of every program path, beside empty programs.
     Programs(programs::Options),
+    /// Throughput, connections, latency and small packets beside nft's DNAT and no NAT at all.
+    Compare(compare::Options),
+    /// Clients and listeners of `compare`
+    #[command(subcommand, hide = true)]
+    Load(compare::Load),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().verb {
         Verb::Programs(options) => programs::run(&options),
+        Verb::Compare(options) => compare::run(&options),
+        Verb::Load(load) => compare::load(&load),
     }
 }
