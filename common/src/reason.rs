@@ -87,10 +87,10 @@ reasons! {
     FlowNew = 39, "flow_new", note;
     /// a live flow was judged again after a change of policy
     FlowRejudged = 40, "flow_rejudged", note;
-    /// an ICMP error was translated together with the packet that it quotes
-    IcmpTranslated = 42, "icmp_translated", note;
     /// a packet was translated at the app's device and sent back to the gateway
     Reinjected = 41, "reinjected", note;
+    /// an ICMP error was translated together with the packet that it quotes
+    IcmpTranslated = 42, "icmp_translated", note;
 }
 
 /// Entries of the map `fsm_reason`.

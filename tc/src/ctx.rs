@@ -57,6 +57,13 @@ impl Skb {
         unsafe { (*self.raw()).mark |= bit }
     }
 
+    /// Whether a VLAN tag stands beside the frame.
+    #[inline(always)]
+    pub fn has_tag(&self) -> bool {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.raw()).vlan_present != 0 }
+    }
+
     /// Wire segments in this frame.
     #[inline(always)]
     pub fn segments(&self) -> u64 {

@@ -127,6 +127,9 @@ fn packet<F: Apply>(skb: &Skb, at: At, cfg: &Xcfg, mut packet: Parsed<F::Addr>) 
         return Ok((Verdict::Pass, NEXT));
     }
     if packet.is_icmp_error() {
+        if ask_acl::<F>(cfg, at.place, &packet.key) == acl::DENY {
+            return Err(Reason::AclDeny.into());
+        }
         return icmp::call::<F>(skb, at, &packet);
     }
     fragment::resolve(&mut packet)?;

@@ -10,6 +10,7 @@ use fsm_common::{
     reason::Reason,
     stats::Verdict,
     view::PacketView as _,
+    wire::l2::ETH_LEN,
 };
 
 use crate::{NEXT, Outcome, ctx::Skb, translate::Apply};
@@ -33,6 +34,10 @@ pub fn to_app<F: Apply>(
         return (Verdict::Pass, NEXT);
     };
     let (l3, l4) = (packet.l3_at(), packet.l4_at());
+    // A tag is the device's matter; the stack takes it off.
+    if l3 != ETH_LEN || skb.has_tag() {
+        return (Verdict::Pass, NEXT);
+    }
     if packet.hop_limit <= 1 {
         return pass(Reason::RedirectTtl);
     }

@@ -258,9 +258,9 @@ fn judge_new<F: Tables, H: Host>(
         Place::EndpointOut => true,
         _ => match route::<F, H>(host, iface.ifindex, packet, &mut scratch.fib) {
             Route::App { .. } => true,
-            Route::Local => false,
-            Route::Away => {
-                // A bridge may stand between: the app's device, if there is one, judges again.
+            // A bridge may stand between: the app's device, if there is one, judges again. The kernel says
+            // the same of what is for this host and of what no route leads to.
+            Route::Local | Route::Away => {
                 scratch.flow.nf |= nf::PROVISIONAL;
                 false
             }

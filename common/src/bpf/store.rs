@@ -21,6 +21,10 @@ const NOEXIST: u64 = 1;
 const EEXIST: i32 = -17;
 /// Source ports tried for a flow whose answer would meet another's.
 const PORT_TRIES: u32 = 16;
+/// What became of the answering entry: the table is full, it was there before, it was made.
+const NO_ROOM: u8 = 0;
+const THERE: u8 = 1;
+const MADE: u8 = 2;
 
 /// Stores both directions of the flow in `scratch`, the answer first: a flow without its answer would
 /// send packets out that nobody translates back.
@@ -31,15 +35,18 @@ pub fn store<F: Tables>(
     scratch: &mut Scratch<F::Addr>,
     is_nat: u8,
 ) -> Result<Next, Reason> {
-    if store_reply::<F>(key, scratch, is_nat)? {
-        if is_nat != 0 {
-            record_origin::<F>(cfg, key, scratch);
-        }
+    let reply = store_reply::<F>(key, scratch, is_nat)?;
+    if reply != NO_ROOM {
         if F::insert(key, &scratch.flow, 0).is_ok() {
+            if is_nat != 0 {
+                record_origin::<F>(cfg, key, scratch);
+            }
             count::reason(Reason::FlowNew);
             return Ok(Next::Flow);
         }
-        F::remove(&scratch.reply_key);
+        if reply == MADE {
+            F::remove(&scratch.reply_key);
+        }
     }
     if cfg.fail_open == 0 {
         return Err(Reason::TableFull);
@@ -55,7 +62,7 @@ fn store_reply<F: Tables>(
     key: &FlowKey<F::Addr>,
     scratch: &mut Scratch<F::Addr>,
     is_nat: u8,
-) -> Result<bool, Reason> {
+) -> Result<u8, Reason> {
     let hash = nat::flow_hash(key.saddr, key.daddr, key.sport, key.dport);
     if scratch.flow.nf & nf::XNAT == 0 {
         scratch.forward = *key;
@@ -88,11 +95,11 @@ fn store_reply<F: Tables>(
                 if attempt > 0 {
                     count::reason(Reason::NatPortMoved);
                 }
-                return Ok(true);
+                return Ok(MADE);
             }
-            Err(EEXIST) if is_nat == 0 || is_own::<F>(&scratch.reply_key, key) => return Ok(true),
+            Err(EEXIST) if is_nat == 0 || is_own::<F>(&scratch.reply_key, key) => return Ok(THERE),
             Err(EEXIST) => {}
-            Err(_) => return Ok(false),
+            Err(_) => return Ok(NO_ROOM),
         }
     }
     Err(Reason::NatNoPort)

@@ -142,7 +142,6 @@ fn an_exact_entry_comes_before_an_address_and_that_before_a_network() {
 }
 
 #[test]
-#[ignore = "known to fail: TC does not ask the ACL about ICMP errors"]
 fn icmp_errors_are_denied_as_everything_else() {
     alone(|node| {
         node.cidr("20.0.0.0/8", &[rule(0..=65535, 0, acl::DENY)]);

@@ -171,7 +171,6 @@ fn a_deny_at_the_apps_device_holds_for_what_a_bridge_brings() {
 }
 
 #[test]
-#[ignore = "known to fail: bpf_fib_lookup says the same for no route as for this host, so no one judges again"]
 fn what_a_bridge_brings_is_judged_again_also_where_no_route_leads_to_it() {
     alone(|node| {
         let wires = taken(node);

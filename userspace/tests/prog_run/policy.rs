@@ -157,7 +157,6 @@ fn a_full_table_passes_new_flows_where_it_fails_open() {
 }
 
 #[test]
-#[ignore = "known to fail: the origin is recorded before the flow is, and stays"]
 fn a_flow_that_finds_room_for_one_entry_leaves_none() {
     alone_with(2, |node| {
         node.nat(dir::EGRESS, TCP, "0.0.0.0:0", &["10.0.0.1:15001"]);
@@ -183,7 +182,6 @@ fn a_flow_that_finds_room_for_one_entry_leaves_none() {
 }
 
 #[test]
-#[ignore = "known to fail: an answering entry that was there before is removed as if just made"]
 fn a_packet_against_a_live_flow_takes_nothing_from_it_when_the_table_is_full() {
     alone_with(1, |node| {
         live(node);

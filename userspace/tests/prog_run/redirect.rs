@@ -259,7 +259,6 @@ fn tagged_frames_and_fragments_take_the_stack_in_xdp() {
 }
 
 #[test]
-#[ignore = "known to fail: TC redirects tagged frames, tag and all"]
 fn tagged_frames_take_the_stack_in_tc_too() {
     alone(|node| {
         let wires = trusting(node);
