@@ -105,7 +105,8 @@ fn enter(ctx: TcContext, hook: Hook) -> i32 {
 
 #[inline(always)]
 fn run(skb: &Skb, at: At) -> Outcome {
-    if skb.take_mark(MARK_REINJECTED) {
+    // Only on arrival, where nobody else has had the packet: marks of packets that leave are others' too.
+    if at.hook as u8 == Hook::TcIngress as u8 && skb.take_mark(MARK_REINJECTED) {
         return Ok((Verdict::Pass, NEXT));
     }
     skb.pull_headers();

@@ -77,24 +77,35 @@ pub fn check_pin(dir: &Path, spec: &MapSpec) -> Result<bool, PinError> {
     let kind = info.map_type().map_err(fail)?;
     let same = kind == map_type(spec.kind)
         && info.key_size() == spec.key_size
-        && info.value_size() == spec.value_size;
+        && info.value_size() == spec.value_size
+        && (is_sized(spec.name) || info.max_entries() == spec.max_entries);
     if same {
         return Ok(true);
     }
     Err(PinError::Foreign {
         path: path.clone(),
         found: format!(
-            "{kind:?}, key {} bytes, value {} bytes",
+            "{kind:?}, key {} bytes, value {} bytes, {} entries",
             info.key_size(),
-            info.value_size()
+            info.value_size(),
+            info.max_entries()
         ),
         expected: describe(spec),
     })
 }
 
+/// Whether the configuration says how many entries the map takes.
+fn is_sized(name: &str) -> bool {
+    [name::FSM_XFLOW, name::FSM_XFLOW6, name::FSM_XOPT].contains(&name)
+}
+
 fn describe(spec: &MapSpec) -> String {
+    let entries = match is_sized(spec.name) {
+        true => String::new(),
+        false => format!(", {} entries", spec.max_entries),
+    };
     format!(
-        "{:?}, key {} bytes, value {} bytes",
+        "{:?}, key {} bytes, value {} bytes{entries}",
         spec.kind, spec.key_size, spec.value_size
     )
 }

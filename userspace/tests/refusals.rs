@@ -44,8 +44,10 @@ impl Place {
 
     /// Runs the daemon, which is expected to refuse within five seconds.
     fn refused(&self, wrap: &str) -> String {
-        let toml = self.dir.join("node.toml");
-        let daemon = format!("timeout 5 {BINARY} --config {}", toml.display());
+        // A copy: the build's folder may be closed to other users.
+        let (toml, copy) = (self.dir.join("node.toml"), self.dir.join("fsm-fastpath"));
+        fs::copy(BINARY, &copy).unwrap();
+        let daemon = format!("timeout 5 {} --config {}", copy.display(), toml.display());
         let script = format!("nsenter --net=/run/netns/{} {wrap} {daemon}", self.name);
         let output = Command::new("sh").args(["-c", &script]).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr).into_owned();

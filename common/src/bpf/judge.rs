@@ -4,7 +4,7 @@
 use super::{
     count,
     fib::{Host, Route, route},
-    maps::{Acl, Tables},
+    maps::{self, Acl, Tables},
     steer::steer,
     store::store,
 };
@@ -255,7 +255,8 @@ fn judge_new<F: Tables, H: Host>(
         return Ok(steered);
     }
     let to_app = match place {
-        Place::EndpointOut => true,
+        // Sent back by the device it came from; one that is not ours takes nothing back.
+        Place::EndpointOut => maps::iface(host.arrived_on()).is_some(),
         _ => match route::<F, H>(host, iface.ifindex, packet, &mut scratch.fib) {
             Route::App { .. } => true,
             // A bridge may stand between: the app's device, if there is one, judges again. The kernel says

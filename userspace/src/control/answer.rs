@@ -31,6 +31,11 @@ impl Daemon {
                 data: serde_json::Value::Null,
             },
         };
+        if then == Then::Stop {
+            // Gone before the answer: whoever waits for it may start the next daemon at once.
+            let _ = std::fs::remove_file(&self.node.config().node.api);
+            self.removed = true;
+        }
         let _ = question.answer.send(response);
         if then == Then::Stop {
             // Lets the answer leave before the runtime ends.

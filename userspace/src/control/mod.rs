@@ -55,6 +55,8 @@ struct Daemon {
     started: Instant,
     sweep: sweep::Sweep,
     reloads: metrics::Reloads,
+    /// The data path was removed on request.
+    removed: bool,
 }
 
 /// Runs the daemon until it is told to stop.
@@ -98,6 +100,7 @@ async fn serve(config: Config, path: PathBuf) -> anyhow::Result<()> {
         started: Instant::now(),
         sweep,
         reloads: metrics::Reloads::default(),
+        removed: false,
     };
     let (scrapes, mut scraped) = mpsc::channel(8);
     if let Some(address) = metrics_at {
@@ -138,8 +141,12 @@ async fn serve(config: Config, path: PathBuf) -> anyhow::Result<()> {
             break;
         }
     }
-    let _ = std::fs::remove_file(&api);
-    info!("ended; the data path stays (remove it with `fsm-fastpath down`)");
+    if daemon.removed {
+        info!("ended; the data path is removed");
+    } else {
+        let _ = std::fs::remove_file(&api);
+        info!("ended; the data path stays (remove it with `fsm-fastpath down`)");
+    }
     Ok(())
 }
 
@@ -167,6 +174,12 @@ impl Daemon {
             fixed(old) == fixed(&config),
             "node.bpffs, node.api and conntrack.max_flows only change with a new start of the daemon"
         );
+        let at_start = |c: &Config| (c.node.metrics, c.node.log, c.node.format);
+        if at_start(old) != at_start(&config) {
+            warn!(
+                "node.metrics, node.log and node.format change with the next start of the daemon"
+            );
+        }
         let hash = config.hash().to_owned();
         self.node.reload(config, &mut self.netlink).await?;
         info!(config = hash, "reloaded");

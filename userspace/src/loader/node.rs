@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use fsm_common::maps::{IFACE_PROBES, IFACE_SLOTS, IfaceEntry, iface_flag, role};
+use fsm_common::maps::{IFACE_PROBES, IFACE_SLOTS, IfaceEntry, iface_flag, name, role};
 use rtnetlink::Handle;
 use tracing::{info, warn};
 
@@ -109,6 +109,17 @@ impl Node {
         })?;
         let csum_ipv6_flag = objects.csum_ipv6_flag().unwrap_or(0);
         let maps = Maps::open(&config.node.bpffs)?;
+        let (wanted, there) = (
+            sizes.flows.saturating_mul(2),
+            maps.max_entries(name::FSM_XFLOW)?,
+        );
+        if there != wanted {
+            warn!(
+                "{}: the flow table in use holds {} flows and stays; another size takes `down` and a new start",
+                config.at("conntrack.max_flows"),
+                there / 2
+            );
+        }
         let tc = if preflight::has_tcx() {
             TcKind::Tcx
         } else {
