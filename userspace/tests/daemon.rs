@@ -131,8 +131,7 @@ fn a_flow_that_a_change_does_not_touch_is_not_disturbed() {
             "--to",
             &addr,
         ])
-        .err()
-        .expect("an entry without endpoints must be refused");
+        .expect_err("an entry without endpoints must be refused");
     }
     lab.fsm(&["reload"]).unwrap();
     assert!(
