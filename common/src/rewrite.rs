@@ -21,6 +21,17 @@ pub struct Rewrite<A> {
     pub port_delta: u16,
 }
 
+/// The TTL, protocol and checksum of an IPv4 header (bytes 8 to 11) after one hop more, as a router does it
+/// (RFC 1812 §5.3.1); `ttl` is above 0.
+#[inline(always)]
+pub const fn one_hop(head: [u8; 4], ttl: u8) -> [u8; 4] {
+    let [old_ttl, proto, c0, c1] = head;
+    let old = u16::from_ne_bytes([old_ttl, proto]) as u32;
+    let new = u16::from_ne_bytes([ttl - 1, proto]) as u32;
+    let check = checksum::adjust([c0, c1], checksum::difference(old, new));
+    [ttl - 1, proto, check[0], check[1]]
+}
+
 /// The one's complement differences that addresses and ports make when `from` becomes `to`.
 #[inline(always)]
 pub fn deltas<A: Address>(from: &FlowKey<A>, to: &FlowKey<A>) -> (u16, u16) {

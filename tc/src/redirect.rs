@@ -3,11 +3,11 @@
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_peer};
 use fsm_common::{
     bpf::{count, fib::Host as _, maps::iface},
-    checksum,
     flow::Flow,
     maps::{MARK_REINJECTED, iface_flag},
     parse::Parsed,
     reason::Reason,
+    rewrite::one_hop,
     stats::Verdict,
     view::PacketView as _,
     wire::l2::ETH_LEN,
@@ -58,18 +58,14 @@ pub fn to_app<F: Apply>(
     (Verdict::Redirect, action as i32)
 }
 
-/// One hop less, as a router does (RFC 1812 §5.3.1).
+/// One hop less, as a router does.
 #[inline(always)]
 fn hop<F: Apply>(skb: &Skb, l3: usize, hop_limit: u8) -> Option<()> {
     if F::V6 {
         let [next, _] = skb.read::<2>(l3 + 6)?;
         return skb.write(l3 + 6, [next, hop_limit - 1]);
     }
-    let [ttl, proto, check @ ..] = skb.read::<4>(l3 + 8)?;
-    let old = u32::from(u16::from_ne_bytes([ttl, proto]));
-    let new = u32::from(u16::from_ne_bytes([hop_limit - 1, proto]));
-    let check = checksum::adjust(check, checksum::difference(old, new));
-    skb.write(l3 + 8, [hop_limit - 1, proto, check[0], check[1]])
+    skb.write(l3 + 8, one_hop(skb.read::<4>(l3 + 8)?, hop_limit))
 }
 
 #[inline(always)]

@@ -13,6 +13,7 @@ use fsm_common::flow::{Address, Flow, FlowKey};
 use ipnet::IpNet;
 
 use super::Failure;
+pub use crate::control::sweep::now_ns;
 use crate::view::flow::is_original;
 
 /// Calls `visit` once for each entry. An entry that goes away meanwhile may make the kernel begin again,
@@ -103,17 +104,6 @@ pub fn cidrs<V: Pod>(
 
 fn net(addr: IpAddr, prefix_len: u32) -> Option<IpNet> {
     IpNet::new(addr, u8::try_from(prefix_len).ok()?).ok()
-}
-
-/// CLOCK_MONOTONIC, which the kernel's time stamps are of.
-pub fn now_ns() -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: writes the one struct that it is given; this clock exists on every Linux.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
-    time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
 }
 
 /// The interfaces of this network namespace by index. Not by sysfs, which `nsenter --net` leaves behind.

@@ -170,9 +170,12 @@ fn end<A: Address>(
     flow: &Flow<A>,
     remove: impl Fn(&mut Maps, &FlowKey<A>),
 ) -> usize {
-    remove(maps, key);
-    remove(maps, &flow.pair_key(key));
     let is_reply = flow.nf & nf::REPLY != 0;
+    let pair = flow.pair_key(key);
+    // The original goes last: a packet finds all of its flow, or makes all of it anew.
+    for key in if is_reply { [key, &pair] } else { [&pair, key] } {
+        remove(maps, key);
+    }
     if flow.nf & nf::XNAT != 0 {
         // What the gateway saw: the translated tuple, or the reply's own.
         let seen = if is_reply {
