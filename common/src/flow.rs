@@ -7,7 +7,7 @@
 
 use core::hash::Hash;
 
-use crate::rewrite;
+use crate::{rewrite, track::MAX_SCALE};
 
 /// IPv4 or IPv6: what differs between the two, as types.
 pub trait Family: Copy + 'static {
@@ -242,20 +242,46 @@ pub struct Flow<A> {
     pub generation: u32,
     /// Interface whose hook counts this direction; 0 until its first packet.
     pub ifindex: u32,
-    /// CLOCK_MONOTONIC when the flow was made, in units of [`CREATED_UNIT_NS`].
-    pub created: u32,
+    /// CLOCK_MONOTONIC when the flow was made, in units of [`CREATED_UNIT_NS`] (28 bits); above it this
+    /// direction's TCP window scale. See [`Flow::created`] and [`Flow::scale`].
+    pub born: u32,
+    /// TCP: the sequence number after the last byte sent in this direction, host order.
+    pub seq_end: u32,
+    /// TCP: the highest acknowledgement given in this direction, host order; valid if `tcp` has ACK.
+    pub acked: u32,
+    /// TCP: the largest window offered in this direction, not scaled.
+    pub window: u16,
     /// Bits of [`nf`].
     pub nf: u8,
-    /// TCP flags seen in this direction, ORed.
+    /// TCP flags that were seen in this direction and can be the connection's own ([`crate::track`]).
     pub tcp: u8,
-    /// Always zero.
-    pub pad: [u8; 2],
 }
 
-// With the kernel's 48 bytes and the key, an IPv4 entry fills a 128-byte slab object.
-const _: () = assert!(size_of::<Flow<[u8; 4]>>() == 56 && size_of::<Flow<[u8; 16]>>() == 80);
+// With the kernel's 48 bytes and the key, an IPv4 entry is 128 bytes: two cache lines.
+const _: () = assert!(size_of::<Flow<[u8; 4]>>() == 64 && size_of::<Flow<[u8; 16]>>() == 88);
 crate::pod!(Flow<[u8; 4]>);
 crate::pod!(Flow<[u8; 16]>);
+
+impl<A> Flow<A> {
+    /// When the flow was made, in units of [`CREATED_UNIT_NS`].
+    #[inline(always)]
+    pub fn created(&self) -> u32 {
+        self.born & CREATED_BITS
+    }
+
+    /// TCP window scale of this direction (RFC 7323 §2.2).
+    #[inline(always)]
+    pub fn scale(&self) -> u32 {
+        self.born >> SCALE_SHIFT
+    }
+
+    /// Sets it; more than 14 counts as 14.
+    #[inline(always)]
+    pub fn set_scale(&mut self, scale: u8) {
+        let scale = if scale > MAX_SCALE { MAX_SCALE } else { scale };
+        self.born = self.born & CREATED_BITS | u32::from(scale) << SCALE_SHIFT;
+    }
+}
 
 impl<A: Address> Flow<A> {
     /// What the packets with `key` look like after translation.
@@ -336,13 +362,15 @@ impl<A: Address> Flow<A> {
         self.bytes = 0;
         self.generation = generation;
         self.ifindex = 0;
-        self.created = (now_ns >> 30) as u32;
+        self.born = (now_ns >> 30) as u32 & CREATED_BITS;
+        (self.seq_end, self.acked, self.window) = (0, 0, 0);
         self.nf = nf::ALLOW;
         self.tcp = 0;
-        self.pad = [0; 2];
         self.pass_unchanged(key);
     }
 }
 
 /// Unit of [`Flow::created`]: 2^30 ns, a shift in the kernel instead of a division.
 pub const CREATED_UNIT_NS: u64 = 1 << 30;
+const SCALE_SHIFT: u32 = 28;
+const CREATED_BITS: u32 = (1 << SCALE_SHIFT) - 1;

@@ -28,6 +28,7 @@ pub mod rewrite;
 pub mod scratch;
 pub mod shared;
 pub mod stats;
+pub mod track;
 pub mod view;
 pub mod wire;
 

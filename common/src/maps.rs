@@ -65,6 +65,8 @@ pub mod feature {
 pub const MARK_REINJECTED: u32 = 0x4000_0000;
 /// Entries of `fsm_iface` and `fsm_ifstats`; a power of two.
 pub const IFACE_SLOTS: u32 = 1024;
+/// Entries of `fsm_timeout`: nanoseconds that a flow may be idle, by [`crate::track::State`].
+pub const TIMEOUT_SLOTS: u32 = 16;
 /// An interface is found at `ifindex % IFACE_SLOTS` or one of the next slots, this many in all.
 pub const IFACE_PROBES: u32 = 4;
 
@@ -87,6 +89,8 @@ shared! {
         pub fail_open: u32,
         /// Kernel ≥ 6.16 wants BPF_F_IPV6 in `bpf_l4_csum_replace`; its value there, else 0.
         pub csum_ipv6_flag: u32,
+        /// A flow that was idle for longer than this may be over: the shortest timeout, nanoseconds.
+        pub idle_check_ns: u64,
     }
 
     /// Value of `fsm_iface`.
@@ -219,10 +223,18 @@ pub mod slow {
     pub const ICMP4: u32 = 4;
     /// `fsm_prog`: ICMPv6 errors.
     pub const ICMP6: u32 = 5;
+    /// `fsm_prog`: flows that are known, for which their entry alone does not do; IPv4.
+    pub const KNOWN4: u32 = 6;
+    /// `fsm_prog`: the same for IPv6.
+    pub const KNOWN6: u32 = 7;
     /// `fsm_prog_xdp`: IPv4.
     pub const XDP4: u32 = 0;
     /// `fsm_prog_xdp`: IPv6.
     pub const XDP6: u32 = 1;
+    /// `fsm_prog_xdp`: known flows, IPv4.
+    pub const XDP_KNOWN4: u32 = 2;
+    /// `fsm_prog_xdp`: known flows, IPv6.
+    pub const XDP_KNOWN6: u32 = 3;
 }
 
 /// `BPF_F_NO_PREALLOC` (`linux/bpf.h`). Not for the IPv4 flows and origins: allocating their entries one by
@@ -241,6 +253,10 @@ macro_rules! for_each_map {
             FSM_XFLOW "fsm_xflow" HashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>> 2097152, 0;
             FSM_XFLOW6 "fsm_xflow6" HashMap<FlowKey<[u8; 16]>, Flow<[u8; 16]>> 2097152, NO_PREALLOC;
             FSM_XOPT "fsm_xopt" HashMap<OriginKey, Origin> 1048576, 0;
+            FSM_HALF "fsm_half" LruHashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>> 131072, 0;
+            FSM_HALF6 "fsm_half6" LruHashMap<FlowKey<[u8; 16]>, Flow<[u8; 16]>> 131072, 0;
+            FSM_XOPT_HALF "fsm_xopt_half" LruHashMap<OriginKey, Origin> 65536, 0;
+            FSM_TIMEOUT "fsm_timeout" Array<u32, u64> TIMEOUT_SLOTS, 0;
             FSM_FRAG "fsm_frag" LruHashMap<FragmentKey, FragmentPorts> 8192, 0;
             FSM_XACL "fsm_xacl" HashMap<Acl4Key, AclValue> 2097152, NO_PREALLOC;
             FSM_XACL6 "fsm_xacl6" HashMap<Acl6Key, AclValue> 2097152, NO_PREALLOC;
@@ -252,8 +268,8 @@ macro_rules! for_each_map {
             FSM_SKIP6 "fsm_skip6" LpmTrie<Cidr6Key, Skip> 4096, NO_PREALLOC;
             FSM_SCRATCH4 "fsm_scratch4" PerCpuArray<u32, Scratch<[u8; 4]>> 1, 0;
             FSM_SCRATCH6 "fsm_scratch6" PerCpuArray<u32, Scratch<[u8; 16]>> 1, 0;
-            FSM_PROG "fsm_prog" ProgramArray<u32, u32> 8, 0;
-            FSM_PROG_XDP "fsm_prog_xdp" ProgramArray<u32, u32> 2, 0;
+            FSM_PROG "fsm_prog" ProgramArray<u32, u32> 16, 0;
+            FSM_PROG_XDP "fsm_prog_xdp" ProgramArray<u32, u32> 8, 0;
             FSM_TRIP "fsm_trip" HashMap<TraceIp, TraceOn> 1024, NO_PREALLOC;
             FSM_TRPT "fsm_trpt" HashMap<TracePort, TraceOn> 1024, NO_PREALLOC;
         }

@@ -4,11 +4,15 @@
 use crate::{
     flow::{FlowKey, V4, V6},
     reason::Reason,
+    track::{MAX_SCALE, Segment},
     view::PacketView,
     wire::{
         l2::{ETH_LEN, EtherType, MAX_VLANS, VLAN_LEN},
         l3::{IPV4_LEN, IPV6_LEN, IpProto, MAX_EXT_BYTES, MAX_EXT_HEADERS, is_neighbour_discovery},
-        l4::{ICMP_LEN, TCP_LEN, UDP_LEN, icmp_is_error, icmpv6_is_error, tcp_flags_valid},
+        l4::{
+            ICMP_LEN, TCP_LEN, UDP_LEN, icmp_is_echo, icmp_is_error, icmpv6_is_echo, icmpv6_is_error,
+            tcp_flag, tcp_flags_valid,
+        },
     },
 };
 
@@ -49,8 +53,16 @@ pub struct Parsed<A> {
     pub hop_limit: u8,
     /// Fragment state.
     pub fragment: Fragment,
+    /// Window field of TCP, host order.
+    pub window: u16,
     /// Fragment identification (network byte order in IPv6, zero-extended in IPv4).
     pub fragment_id: u32,
+    /// Sequence number of TCP, host order.
+    pub seq: u32,
+    /// Acknowledgement number of TCP, host order.
+    pub ack: u32,
+    /// Bytes of TCP's payload.
+    pub payload: u32,
 }
 
 /// IPv4 packet.
@@ -75,13 +87,51 @@ impl<A> Parsed<A> {
     /// TCP or UDP with its header in this packet.
     #[inline(always)]
     pub fn has_ports(&self) -> bool {
-        self.is_flow() && self.fragment as u8 != Fragment::Later as u8
+        has_ports(self.key.proto) && self.fragment as u8 != Fragment::Later as u8
     }
 
-    /// A protocol whose packets belong to flows.
+    /// TCP.
+    #[inline(always)]
+    pub fn is_tcp(&self) -> bool {
+        self.key.proto == IpProto::TCP.0
+    }
+
+    /// TCP with SYN, FIN or RST.
+    #[inline(always)]
+    pub fn is_tcp_event(&self) -> bool {
+        self.is_tcp() && self.tcp_flags & (tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST) != 0
+    }
+
+    /// What tracking needs of a TCP segment; the scale option is not read here.
+    #[inline(always)]
+    pub fn segment(&self) -> Segment {
+        Segment {
+            seq: self.seq,
+            ack: self.ack,
+            len: self.payload,
+            window: self.window,
+            flags: self.tcp_flags,
+            scale: 0,
+        }
+    }
+
+    /// A packet that belongs to a flow: TCP, UDP, ICMP and ICMPv6 echo.
     #[inline(always)]
     pub fn is_flow(&self) -> bool {
-        self.key.proto == IpProto::TCP.0 || self.key.proto == IpProto::UDP.0
+        has_ports(self.key.proto) || self.is_echo()
+    }
+
+    /// ICMP or ICMPv6 echo, request or reply, in one piece; its identifier stands in place of both ports.
+    #[inline(always)]
+    pub fn is_echo(&self) -> bool {
+        if self.fragment as u8 != Fragment::Whole as u8 {
+            return false;
+        }
+        match IpProto(self.key.proto) {
+            IpProto::ICMP => icmp_is_echo(self.tcp_flags),
+            IpProto::ICMPV6 => icmpv6_is_echo(self.tcp_flags),
+            _ => false,
+        }
     }
 
     /// An ICMP or ICMPv6 error, which quotes another packet.
@@ -188,7 +238,11 @@ pub fn ipv4<P: PacketView + ?Sized>(packet: &P, l3: u16) -> Result<Parsed4, Reas
         tcp_flags: 0,
         hop_limit: ip[8],
         fragment,
+        window: 0,
         fragment_id: u32::from(u16::from_ne_bytes([ip[4], ip[5]])),
+        seq: 0,
+        ack: 0,
+        payload: 0,
     };
     transport(packet, &mut parsed, total - header)?;
     Ok(parsed)
@@ -221,7 +275,11 @@ pub fn ipv6<P: PacketView + ?Sized>(packet: &P, l3: u16) -> Result<Parsed6, Reas
         tcp_flags: 0,
         hop_limit: ip[7],
         fragment: Fragment::Whole,
+        window: 0,
         fragment_id: 0,
+        seq: 0,
+        ack: 0,
+        payload: 0,
     };
     let skipped = if is_extension(parsed.key.proto) {
         extensions(packet, &mut parsed)?
@@ -307,7 +365,7 @@ fn transport<A, P: PacketView + ?Sized>(
             if payload < TCP_LEN {
                 return Err(short(Reason::BadTcp));
             }
-            let tcp = packet.read::<14>(at).ok_or(Reason::Truncated)?;
+            let tcp = packet.read::<16>(at).ok_or(Reason::Truncated)?;
             let header = usize::from(tcp[12] >> 4) * 4;
             if header < TCP_LEN || header > payload {
                 return Err(short(Reason::BadTcp));
@@ -316,6 +374,10 @@ fn transport<A, P: PacketView + ?Sized>(
                 return Err(Reason::BadTcpFlags);
             }
             parsed.tcp_flags = tcp[13];
+            parsed.seq = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
+            parsed.ack = u32::from_be_bytes([tcp[8], tcp[9], tcp[10], tcp[11]]);
+            parsed.window = u16::from_be_bytes([tcp[14], tcp[15]]);
+            parsed.payload = (payload - header) as u32;
             parsed.key.sport = [tcp[0], tcp[1]];
             parsed.key.dport = [tcp[2], tcp[3]];
         }
@@ -334,11 +396,44 @@ fn transport<A, P: PacketView + ?Sized>(
             parsed.key.dport = [udp[2], udp[3]];
         }
         IpProto::ICMP | IpProto::ICMPV6 if payload >= ICMP_LEN => {
-            [parsed.tcp_flags, _] = packet.read::<2>(at).ok_or(Reason::Truncated)?;
+            let icmp = packet.read::<6>(at).ok_or(Reason::Truncated)?;
+            parsed.tcp_flags = icmp[0];
+            if parsed.is_echo() {
+                parsed.key.sport = [icmp[4], icmp[5]];
+                parsed.key.dport = [icmp[4], icmp[5]];
+            }
         }
         _ => {}
     }
     Ok(())
+}
+
+/// The window scale option of the TCP header at `l4` (RFC 7323 §2.2), 0 where there is none. A header with
+/// more options before it than any TCP sends counts as the largest.
+#[inline(always)]
+pub fn window_scale<P: PacketView + ?Sized>(packet: &P, l4: usize) -> u8 {
+    const OPTIONS: usize = 16;
+    let Some([offset, _]) = packet.read::<2>(l4 + 12) else {
+        return 0;
+    };
+    let end = usize::from(offset >> 4) * 4;
+    let mut at = TCP_LEN;
+    for _ in 0..OPTIONS {
+        if at + 3 > end {
+            return 0;
+        }
+        let Some([kind, len, value]) = packet.read::<3>(l4 + (at & 0x3f)) else {
+            return 0;
+        };
+        at += match (kind, len) {
+            (0, _) => return 0,
+            (1, _) => 1,
+            (3, 3) => return value,
+            (_, 0 | 1) => return 0,
+            (_, len) => usize::from(len),
+        };
+    }
+    MAX_SCALE
 }
 
 /// A packet quoted by an ICMP error: its tuple and where its transport header begins.
@@ -397,7 +492,8 @@ pub fn quoted6<P: PacketView + ?Sized>(packet: &P, l3: usize) -> Option<Quoted<[
     })
 }
 
+/// TCP or UDP.
 #[inline(always)]
-const fn has_ports(proto: u8) -> bool {
+pub const fn has_ports(proto: u8) -> bool {
     proto == IpProto::TCP.0 || proto == IpProto::UDP.0
 }

@@ -91,6 +91,8 @@ reasons! {
     Reinjected = 41, "reinjected", note;
     /// an ICMP error was translated together with the packet that it quotes
     IcmpTranslated = 42, "icmp_translated", note;
+    /// a TCP FIN, SYN or RST that cannot be the connection's own; it passed and changed nothing here
+    TcpOutOfWindow = 43, "tcp_out_of_window", note;
 }
 
 /// Entries of the map `fsm_reason`.

@@ -33,10 +33,12 @@ const _: () = assert!(size_of::<FibLookup>() == 64);
 pub struct Scratch<A> {
     /// The packet to judge.
     pub packet: Parsed<A>,
-    /// What the ACL says of it ([`crate::policy::acl`]), or `bpf::judge::AGAIN`.
+    /// What the ACL says of it ([`crate::policy::acl`]), `bpf::judge::AGAIN` or `HALF`.
     pub verdict: u64,
     /// Number of the [`crate::stats::Hook`] that it is at, for programs that serve several.
     pub hook: u64,
+    /// Wire segments in it, its bytes, and the window scale of a SYN.
+    pub size: [u64; 3],
     /// The packet's tuple after translation.
     pub forward: FlowKey<A>,
     /// Key of the answering direction.

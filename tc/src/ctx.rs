@@ -146,6 +146,8 @@ impl PacketView for Skb {
 }
 
 impl Host for Skb {
+    const COUNTS: bool = true;
+
     #[inline(always)]
     fn fib_lookup(&self, params: *mut FibLookup, size: u32) -> i64 {
         // SAFETY: `params` points to `size` bytes laid out as the kernel's struct.

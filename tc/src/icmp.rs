@@ -83,7 +83,7 @@ fn run<F: Quote>(skb: &Skb, packet: &Parsed<F::Addr>) -> Outcome {
         return PASS;
     };
     let answer = quoted.reversed();
-    let Some(flow) = F::flow(&answer) else {
+    let Some(flow) = F::find(&answer) else {
         return PASS;
     };
     // SAFETY: map value, readable until the program ends.

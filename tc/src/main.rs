@@ -2,8 +2,8 @@
 //! whatever XDP did not see; and the cgroup program that answers SO_ORIGINAL_DST.
 //!
 //! A packet's way: [`run`] parses it, asks the flags and looks its flow up; [`act`] translates or redirects;
-//! one exit counts. Where there is no flow, or policy has changed, a tail call goes to [`slow`], which has
-//! it judged ([`fsm_common::bpf::judge`]) and then acts alike. What passes is TCX_NEXT, so that other
+//! one exit counts. Where there is no flow, a tail call goes to [`slow`], which has it judged
+//! ([`fsm_common::bpf::judge`]); where the flow's entry alone does not do, to [`known`]; both then act alike. What passes is TCX_NEXT, so that other
 //! programs on the device still run.
 
 #![no_std]
@@ -11,6 +11,7 @@
 
 mod ctx;
 mod icmp;
+mod known;
 mod origin;
 mod probe;
 mod redirect;
@@ -24,7 +25,7 @@ use fsm_common::{
         Dropped, Next, Place, count,
         fib::Host as _,
         fragment,
-        judge::{AGAIN, ask_acl, early},
+        judge::{AGAIN, HALF, ask_acl, early},
         maps::{iface, xcfg},
     },
     flow::{Flow, V4, V6, nf},
@@ -134,15 +135,23 @@ fn packet<F: Apply>(skb: &Skb, at: At, cfg: &Xcfg, mut packet: Parsed<F::Addr>) 
         return icmp::call::<F>(skb, at, &packet);
     }
     fragment::resolve(&mut packet)?;
+    let key = F::pack(&packet.key);
     // SAFETY: map value, readable until the program ends; fields have one writer (see `flow`).
-    if let Some(flow) = F::flow(&packet.key).map(|flow| unsafe { &mut *flow }) {
+    if let Some(flow) = F::flow_at(&key).map(|flow| unsafe { &mut *flow }) {
         let is_provisional = at.place == Place::EndpointOut && flow.nf & nf::PROVISIONAL != 0;
-        if flow.generation == cfg.generation && !is_provisional {
-            return act::<F>(skb, at, cfg, &packet, flow);
-        }
         if !is_provisional {
-            return slow::call::<F>(skb, at, &packet, AGAIN);
+            // Signed: the coarse clock of another CPU may be ahead.
+            let idle_ns = skb.now_ns().wrapping_sub(flow.last_seen_ns) as i64;
+            if flow.generation == cfg.generation
+                && !packet.is_tcp_event()
+                && idle_ns <= cfg.idle_check_ns as i64
+            {
+                return act::<F, true>(skb, at, cfg, &packet, flow);
+            }
+            return known::call::<F>(skb, at, &packet, AGAIN);
         }
+    } else if F::half_at(&key).is_some() {
+        return known::call::<F>(skb, at, &packet, HALF);
     }
     match ask_acl::<F>(cfg, at.place, &packet.key) {
         acl::DENY => Err(Reason::AclDeny.into()),
@@ -150,9 +159,9 @@ fn packet<F: Apply>(skb: &Skb, at: At, cfg: &Xcfg, mut packet: Parsed<F::Addr>) 
     }
 }
 
-/// Does with a packet what its flow says.
+/// Counts a packet in its flow, tracks it where that is left to do, and does with it what the flow says.
 #[inline(always)]
-fn act<F: Apply>(
+fn act<F: Apply, const TRACK: bool>(
     skb: &Skb,
     at: At,
     cfg: &Xcfg,
@@ -160,14 +169,22 @@ fn act<F: Apply>(
     flow: &mut Flow<F::Addr>,
 ) -> Outcome {
     let (segments, bytes) = (skb.segments(), skb.frame_len() as u64);
-    count::flow(
-        flow,
-        at.iface.ifindex,
-        skb.now_ns(),
-        segments,
-        bytes,
-        packet.tcp_flags,
-    );
+    let is_mine = count::flow(flow, at.iface.ifindex, skb.now_ns(), segments, bytes);
+    if TRACK && is_mine && packet.is_tcp() {
+        flow.segment(&packet.segment());
+    }
+    forward::<F>(skb, at, cfg, packet, flow)
+}
+
+/// Does with a packet what its flow says.
+#[inline(always)]
+fn forward<F: Apply>(
+    skb: &Skb,
+    at: At,
+    cfg: &Xcfg,
+    packet: &Parsed<F::Addr>,
+    flow: &Flow<F::Addr>,
+) -> Outcome {
     if flow.nf & nf::XNAT != 0 {
         translate::translate::<F>(skb, cfg, packet, flow)?;
         if at.place == Place::EndpointOut && flow.nf & nf::REPLY == 0 {

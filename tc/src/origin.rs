@@ -101,7 +101,7 @@ fn answer(raw: *mut bpf_sockopt) -> Option<()> {
 #[inline(always)]
 fn lookup<F: Tables>(key: &FlowKey<F::Addr>) -> Option<(F::Addr, [u8; 2])> {
     // SAFETY: map value, readable until the program ends.
-    let flow = unsafe { &*F::flow(key)? };
+    let flow = unsafe { &*F::find(key)? };
     if flow.nf & (nf::XNAT | nf::REPLY) != nf::XNAT | nf::REPLY {
         return None;
     }

@@ -1,22 +1,22 @@
-//! New flows, and flows under an older policy: reached by tail call, one program a direction and family.
+//! New flows: reached by tail call, one program a direction and family.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use fsm_common::{
     bpf::{
         Next, judge,
-        judge::AGAIN,
         maps::{FSM_PROG, xcfg},
-        rejudge,
     },
-    flow::{V4, V6},
+    flow::{Address, V4, V6},
     maps::slow,
-    parse::Parsed,
+    parse::{Parsed, window_scale},
     reason::Reason,
+    scratch::Scratch,
     stats::{Hook, Verdict},
     view::PacketView as _,
+    wire::l4::tcp_flag,
 };
 
-use crate::{At, NEXT, Outcome, act, ctx::Skb, translate::Apply};
+use crate::{At, NEXT, Outcome, ctx::Skb, forward, translate::Apply};
 
 /// IPv4 from the device.
 #[classifier]
@@ -42,7 +42,7 @@ pub fn fsm_tc_out6(ctx: TcContext) -> i32 {
     enter::<V6>(ctx, Hook::TcEgress)
 }
 
-/// Hands the packet over, with what the ACL says of it, or [`AGAIN`]; comes back only where that fails.
+/// Hands the packet over, with what the ACL says of it; comes back only where that fails.
 #[inline(always)]
 pub fn call<F: Apply>(skb: &Skb, at: At, packet: &Parsed<F::Addr>, verdict: u8) -> Outcome {
     let slot = match (at.hook as u8 == Hook::TcIngress as u8, F::V6) {
@@ -52,8 +52,13 @@ pub fn call<F: Apply>(skb: &Skb, at: At, packet: &Parsed<F::Addr>, verdict: u8) 
         (false, true) => slow::EGRESS6,
     };
     let scratch = F::scratch().ok_or(Reason::Internal)?;
-    // SAFETY: this CPU's own entry; a tail call stays on this CPU.
-    unsafe { ((*scratch).packet, (*scratch).verdict) = (*packet, u64::from(verdict)) };
+    // SAFETY: this CPU's own entry; a tail call stays on this CPU. The packet may be there already.
+    unsafe {
+        if !core::ptr::eq(packet, &raw const (*scratch).packet) {
+            (*scratch).packet = *packet;
+        }
+        (*scratch).verdict = u64::from(verdict);
+    }
     // SAFETY: the context is this program's own.
     unsafe { FSM_PROG.tail_call(skb.tail_ctx(), slot) };
     Err(Reason::Internal.into())
@@ -73,16 +78,26 @@ fn enter<F: Apply>(ctx: TcContext, hook: Hook) -> i32 {
 fn run<F: Apply>(skb: &Skb, at: At) -> Outcome {
     let cfg = xcfg().ok_or(Reason::Internal)?;
     let scratch = F::scratch().ok_or(Reason::Internal)?;
-    // SAFETY: this CPU's own entry, filled by `call`.
-    let (packet, verdict) = unsafe { (&(*scratch).packet, (*scratch).verdict) };
-    let next = if verdict == u64::from(AGAIN) {
-        rejudge::<F, _>(skb, cfg, at.iface, at.place, packet).next()?
-    } else {
-        judge::<F, _>(skb, cfg, at.iface, at.place, packet).next()?
-    };
-    match (next, F::flow(&packet.key)) {
-        // SAFETY: map value, readable until the program ends; fields have one writer (see `flow`).
-        (Next::Flow, Some(flow)) => act::<F>(skb, at, cfg, packet, unsafe { &mut *flow }),
+    // SAFETY: this CPU's own entry, filled by `call`; the packet in it stays as it is.
+    let packet = unsafe { &(*scratch).packet };
+    measure(skb, packet, scratch);
+    match judge::<F, _>(skb, cfg, at.iface, at.place, packet).next()? {
+        // Counted already; the entry may be evicted at any moment, this copy of it is ours.
+        // SAFETY: as above.
+        Next::Flow => forward::<F>(skb, at, cfg, packet, unsafe { &(*scratch).flow }),
         _ => Ok((Verdict::Pass, NEXT)),
     }
+}
+
+/// Leaves for the judges what only this program can read.
+#[inline(always)]
+pub fn measure<A: Address>(skb: &Skb, packet: &Parsed<A>, scratch: *mut Scratch<A>) {
+    let scale = if packet.is_tcp() && packet.tcp_flags & tcp_flag::SYN != 0 {
+        window_scale(skb, packet.l4_at())
+    } else {
+        0
+    };
+    let size = [skb.segments(), skb.frame_len() as u64, u64::from(scale)];
+    // SAFETY: this CPU's own entry; nobody borrows this field.
+    unsafe { (*scratch).size = size };
 }

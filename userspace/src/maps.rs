@@ -96,7 +96,15 @@ pub fn check_pin(dir: &Path, spec: &MapSpec) -> Result<bool, PinError> {
 
 /// Whether the configuration says how many entries the map takes.
 fn is_sized(name: &str) -> bool {
-    [name::FSM_XFLOW, name::FSM_XFLOW6, name::FSM_XOPT].contains(&name)
+    [
+        name::FSM_XFLOW,
+        name::FSM_XFLOW6,
+        name::FSM_XOPT,
+        name::FSM_HALF,
+        name::FSM_HALF6,
+        name::FSM_XOPT_HALF,
+    ]
+    .contains(&name)
 }
 
 fn describe(spec: &MapSpec) -> String {
@@ -137,8 +145,16 @@ pub struct Maps {
     pub flow4: HashMap<MapData, FlowKey<[u8; 4]>, Flow<[u8; 4]>>,
     /// IPv6 flows.
     pub flow6: HashMap<MapData, FlowKey<[u8; 16]>, Flow<[u8; 16]>>,
+    /// Half-open and one-way IPv4 flows.
+    pub half4: HashMap<MapData, FlowKey<[u8; 4]>, Flow<[u8; 4]>>,
+    /// Half-open and one-way IPv6 flows.
+    pub half6: HashMap<MapData, FlowKey<[u8; 16]>, Flow<[u8; 16]>>,
     /// Original destinations.
     pub xopt: HashMap<MapData, OriginKey, Origin>,
+    /// Original destinations of datagrams whose flows are in `half4` and `half6`.
+    pub xopt_half: HashMap<MapData, OriginKey, Origin>,
+    /// Nanoseconds that a flow may be idle, by state.
+    pub timeout: Array<MapData, u64>,
     /// IPv4 ACL.
     pub acl4: HashMap<MapData, Acl4Key, AclValue>,
     /// IPv6 ACL.
@@ -183,7 +199,11 @@ impl Maps {
             reason: pinned(at(name::FSM_REASON), Map::PerCpuArray)?,
             flow4: pinned(at(name::FSM_XFLOW), Map::HashMap)?,
             flow6: pinned(at(name::FSM_XFLOW6), Map::HashMap)?,
+            half4: pinned(at(name::FSM_HALF), Map::LruHashMap)?,
+            half6: pinned(at(name::FSM_HALF6), Map::LruHashMap)?,
             xopt: pinned(at(name::FSM_XOPT), Map::HashMap)?,
+            xopt_half: pinned(at(name::FSM_XOPT_HALF), Map::LruHashMap)?,
+            timeout: pinned(at(name::FSM_TIMEOUT), Map::Array)?,
             acl4: pinned(at(name::FSM_XACL), Map::HashMap)?,
             acl6: pinned(at(name::FSM_XACL6), Map::HashMap)?,
             cidr4: pinned(at(name::FSM_CIDR4), Map::LpmTrie)?,

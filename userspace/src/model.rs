@@ -18,6 +18,7 @@ use crate::config::{
     Acl, AclAction, AclProto, Config, Direction, Fail, Family, Nat, NatProto, NatTarget, PortRange,
     Select,
 };
+use crate::view::state::{State, timeout_s};
 
 mod acl;
 
@@ -72,6 +73,8 @@ pub struct Model {
     pub features: u32,
     /// `node.fail` is open.
     pub fail_open: bool,
+    /// `fsm_timeout`: seconds, by [`State`].
+    pub timeouts_s: [u32; State::ALL.len()],
 }
 
 impl Model {
@@ -83,6 +86,7 @@ impl Model {
         let mut model = Self {
             flags: [config.flags.ipv4.bits(), config.flags.ipv6.bits()],
             fail_open: config.node.fail == Fail::Open,
+            timeouts_s: State::ALL.map(|state| timeout_s(state, &config.conntrack)),
             ..Self::default()
         };
         let mut rules = gateway_rules(config);

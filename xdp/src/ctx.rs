@@ -69,6 +69,8 @@ impl PacketView for Frame {
 }
 
 impl Host for Frame {
+    const COUNTS: bool = false;
+
     #[inline(always)]
     fn fib_lookup(&self, params: *mut FibLookup, size: u32) -> i64 {
         let ctx: *mut xdp_md = self.ctx.as_ptr().cast();

@@ -9,6 +9,7 @@
 #![no_main]
 
 mod ctx;
+mod known;
 mod redirect;
 mod slow;
 
@@ -21,10 +22,11 @@ use ctx::Frame;
 use fsm_common::{
     bpf::{
         Dropped, Next, Place, Tables, count,
-        judge::{ask_acl, early},
+        fib::Host as _,
+        judge::{AGAIN, HALF, ask_acl, early},
         maps::{iface, xcfg},
     },
-    flow::{V4, V6, nf},
+    flow::{Flow, V4, V6, nf},
     maps::{IfaceEntry, Xcfg},
     parse::{self, Fragment, Parsed},
     policy::acl,
@@ -105,7 +107,16 @@ fn packet<F: Tables>(frame: &Frame, at: At, cfg: &Xcfg, packet: &Parsed<F::Addr>
     }
     // Fragments follow their flow in TC, which keeps track of them.
     let is_whole = packet.fragment as u8 == Fragment::Whole as u8;
-    let Some(flow) = F::flow(&packet.key) else {
+    let key = F::pack(&packet.key);
+    let Some(flow) = F::flow_at(&key) else {
+        // SAFETY: map value, readable until the program ends; only asked which way the flow goes.
+        if let Some(half) = F::half_at(&key).map(|half| unsafe { &*half }) {
+            return if half.nf & nf::RDIR != 0 && is_whole {
+                known::call::<F>(frame, packet, HALF)
+            } else {
+                PASS
+            };
+        }
         return match ask_acl::<F>(cfg, at.place, &packet.key) {
             acl::DENY => Err(Reason::AclDeny.into()),
             acl::TRUSTED if is_whole => slow::call::<F>(frame, packet),
@@ -115,12 +126,37 @@ fn packet<F: Tables>(frame: &Frame, at: At, cfg: &Xcfg, packet: &Parsed<F::Addr>
     // SAFETY: map value, readable until the program ends; fields have one writer (see `flow`).
     let flow = unsafe { &mut *flow };
     if flow.generation != cfg.generation {
-        return slow::call::<F>(frame, packet);
+        return known::call::<F>(frame, packet, AGAIN);
     }
     if flow.nf & nf::RDIR == 0 || !is_whole {
         return PASS;
     }
-    Ok(redirect::to_app::<F>(frame, at.iface, packet, flow))
+    // Signed: the coarse clock of another CPU may be ahead.
+    let idle_ns = frame.now_ns().wrapping_sub(flow.last_seen_ns) as i64;
+    if packet.is_tcp_event() || idle_ns > cfg.idle_check_ns as i64 {
+        return known::call::<F>(frame, packet, AGAIN);
+    }
+    to_app::<F, true>(frame, at, packet, flow)
+}
+
+/// Hands a frame to the app and then counts it in its flow; tracks it where that is left to do.
+#[inline(always)]
+fn to_app<F: Tables, const TRACK: bool>(
+    frame: &Frame,
+    at: At,
+    packet: &Parsed<F::Addr>,
+    flow: &mut Flow<F::Addr>,
+) -> Outcome {
+    let bytes = frame.frame_len() as u64;
+    let (verdict, action) = redirect::to_app::<F>(frame, packet, flow);
+    if verdict as u8 == Verdict::Redirect as u8
+        && count::flow(flow, at.iface.ifindex, frame.now_ns(), 1, bytes)
+        && TRACK
+        && packet.is_tcp()
+    {
+        flow.segment(&packet.segment());
+    }
+    Ok((verdict, action))
 }
 
 #[cfg(not(test))]

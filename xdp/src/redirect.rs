@@ -2,9 +2,9 @@
 
 use aya_ebpf::{bindings::xdp_action::XDP_PASS, helpers::generated::bpf_redirect};
 use fsm_common::{
-    bpf::{Tables, count, fib::Host as _, maps::iface},
+    bpf::{Tables, count, maps::iface},
     flow::Flow,
-    maps::{IfaceEntry, iface_flag},
+    maps::iface_flag,
     parse::Parsed,
     reason::Reason,
     rewrite::one_hop,
@@ -20,9 +20,8 @@ use crate::ctx::Frame;
 #[inline(always)]
 pub fn to_app<F: Tables>(
     frame: &Frame,
-    from: &IfaceEntry,
     packet: &Parsed<F::Addr>,
-    flow: &mut Flow<F::Addr>,
+    flow: &Flow<F::Addr>,
 ) -> (Verdict, u32) {
     let (ifindex, dmac) = flow.redirect();
     let pass = |reason| {
@@ -49,14 +48,6 @@ pub fn to_app<F: Tables>(
     {
         return (Verdict::Pass, XDP_PASS);
     }
-    count::flow(
-        flow,
-        from.ifindex,
-        frame.now_ns(),
-        1,
-        frame.frame_len() as u64,
-        packet.tcp_flags,
-    );
     // SAFETY: helper that only takes numbers.
     (Verdict::Redirect, unsafe { bpf_redirect(ifindex, 0) }
         as u32)

@@ -1,20 +1,21 @@
-//! Trusted packets without a flow, and flows under an older policy: reached by tail call.
+//! Trusted packets without a flow: reached by tail call.
 
 use aya_ebpf::{macros::xdp, programs::XdpContext};
 use fsm_common::{
     bpf::{
         Next, Tables, judge_trusted,
         maps::{FSM_PROG_XDP, xcfg},
-        rejudge,
     },
-    flow::{V4, V6, nf},
+    flow::{Address, V4, V6, nf},
     maps::slow,
-    parse::{Fragment, Parsed},
+    parse::{Fragment, Parsed, window_scale},
     reason::Reason,
+    scratch::Scratch,
     view::PacketView as _,
+    wire::l4::tcp_flag,
 };
 
-use crate::{At, Outcome, PASS, ctx::Frame, redirect};
+use crate::{At, Outcome, PASS, ctx::Frame, to_app};
 
 /// IPv4.
 #[xdp(frags)]
@@ -33,8 +34,12 @@ pub fn fsm_xdp6(ctx: XdpContext) -> u32 {
 pub fn call<F: Tables>(frame: &Frame, packet: &Parsed<F::Addr>) -> Outcome {
     let slot = if F::V6 { slow::XDP6 } else { slow::XDP4 };
     let scratch = F::scratch().ok_or(Reason::Internal)?;
-    // SAFETY: this CPU's own entry; a tail call stays on this CPU.
-    unsafe { (*scratch).packet = *packet };
+    // SAFETY: this CPU's own entry; a tail call stays on this CPU. The packet may be there already.
+    unsafe {
+        if !core::ptr::eq(packet, &raw const (*scratch).packet) {
+            (*scratch).packet = *packet;
+        }
+    }
     // SAFETY: the context is this program's own.
     unsafe { FSM_PROG_XDP.tail_call(frame.tail_ctx(), slot) };
     Err(Reason::Internal.into())
@@ -54,14 +59,32 @@ fn enter<F: Tables>(ctx: XdpContext) -> u32 {
 fn run<F: Tables>(frame: &Frame, at: At) -> Outcome {
     let cfg = xcfg().ok_or(Reason::Internal)?;
     let scratch = F::scratch().ok_or(Reason::Internal)?;
-    // SAFETY: this CPU's own entry, filled by `call`.
+    // SAFETY: this CPU's own entry, filled by `call`; the packet in it stays as it is.
     let packet = unsafe { &(*scratch).packet };
-    let next = if F::flow(&packet.key).is_some() {
-        rejudge::<F, _>(frame, cfg, at.iface, at.place, packet).next()?
+    measure(frame, packet, scratch);
+    match judge_trusted::<F, _>(frame, cfg, at.iface, at.place, packet).next()? {
+        Next::Flow => stored::<F>(frame, at, packet),
+        _ => PASS,
+    }
+}
+
+/// Leaves for the judges what only this program can read.
+#[inline(always)]
+pub fn measure<A: Address>(frame: &Frame, packet: &Parsed<A>, scratch: *mut Scratch<A>) {
+    let scale = if packet.is_tcp() && packet.tcp_flags & tcp_flag::SYN != 0 {
+        window_scale(frame, packet.l4_at())
     } else {
-        judge_trusted::<F, _>(frame, cfg, at.iface, at.place, packet).next()?
+        0
     };
-    let (Next::Flow, Some(flow)) = (next, F::flow(&packet.key)) else {
+    let size = [1, frame.frame_len() as u64, u64::from(scale)];
+    // SAFETY: this CPU's own entry; nobody borrows this field.
+    unsafe { (*scratch).size = size };
+}
+
+/// Treats a frame by its flow, whichever table that is in.
+#[inline(always)]
+pub fn stored<F: Tables>(frame: &Frame, at: At, packet: &Parsed<F::Addr>) -> Outcome {
+    let Some(flow) = F::find(&packet.key) else {
         return PASS;
     };
     // SAFETY: map value, readable until the program ends; fields have one writer (see `flow`).
@@ -70,5 +93,5 @@ fn run<F: Tables>(frame: &Frame, at: At) -> Outcome {
     if flow.nf & nf::RDIR == 0 || !is_whole {
         return PASS;
     }
-    Ok(redirect::to_app::<F>(frame, at.iface, packet, flow))
+    to_app::<F, false>(frame, at, packet, flow)
 }

@@ -25,10 +25,12 @@ pub fn entry<A: Address>(key: &FlowKey<A>, nf: u8) -> Flow<A> {
         port_delta: 0,
         generation: 0,
         ifindex: 0,
-        created: 0,
+        born: 0,
+        seq_end: 0,
+        acked: 0,
+        window: 0,
         nf: 0,
         tcp: 0,
-        pad: [0; 2],
     };
     flow.start(key, GENERATION, 1);
     flow.nf = nf;

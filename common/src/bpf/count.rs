@@ -8,7 +8,6 @@ use crate::{
     flow::Flow,
     reason::Reason,
     stats::{Hook, Verdict},
-    wire::l4::tcp_flag,
 };
 
 /// Counts what became of a frame. `slot` is from [`super::maps::iface`].
@@ -39,30 +38,18 @@ pub fn dropped(reason: Dropped) {
     }
 }
 
-/// Notes a packet in its flow's entry. The first hook that sees the flow counts it; the others only keep
-/// it alive.
+/// Notes a packet in its flow's entry. The first hook that sees the flow counts and tracks it (then true);
+/// the others only keep it alive.
 #[inline(always)]
-pub fn flow<A>(
-    flow: &mut Flow<A>,
-    ifindex: u32,
-    now_ns: u64,
-    packets: u64,
-    bytes: u64,
-    tcp_flags: u8,
-) {
+pub fn flow<A>(flow: &mut Flow<A>, ifindex: u32, now_ns: u64, packets: u64, bytes: u64) -> bool {
     flow.last_seen_ns = now_ns;
     if flow.ifindex != ifindex {
         if flow.ifindex != 0 {
-            return;
+            return false;
         }
         flow.ifindex = ifindex;
     }
     flow.packets += packets;
     flow.bytes += bytes;
-    if flow.tcp | tcp_flags != flow.tcp {
-        flow.tcp |= tcp_flags;
-    } else if tcp_flags & tcp_flag::SYN != 0 && flow.tcp & (tcp_flag::FIN | tcp_flag::RST) != 0 {
-        // The same ports again after the end of a connection.
-        flow.tcp = tcp_flags;
-    }
+    true
 }

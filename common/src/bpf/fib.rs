@@ -38,6 +38,9 @@ pub trait Host {
     fn arrived_on(&self) -> u32;
     /// CLOCK_MONOTONIC, coarse.
     fn now_ns(&self) -> u64;
+    /// Whether the hook counts and tracks every packet of a flow; else it is left to a later hook, and only
+    /// what is redirected is counted.
+    const COUNTS: bool;
 }
 
 /// Asks the kernel for the way of a packet that arrived on `ifindex`.

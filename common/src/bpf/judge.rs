@@ -13,10 +13,11 @@ use crate::{
     flow::{Address, Flow, FlowKey, nf},
     maps::{IfaceEntry, Xcfg, iface_flag, role},
     nat::dir,
-    parse::Parsed,
+    parse::{Parsed, has_ports},
     policy::{self, acl},
     reason::Reason,
     scratch::{FibLookup, Scratch},
+    track::Segment,
     wire::{l3::IpProto, l4::tcp_flag},
 };
 
@@ -62,8 +63,10 @@ impl Place {
 pub enum Next {
     /// Goes on as it came; no flow is kept.
     Pass,
-    /// A flow is stored: treat the packet as one of it.
+    /// The packet is one of a flow that is stored.
     Flow,
+    /// It has none (any more): to be judged as the first of one.
+    New,
 }
 
 /// Number of the [`Reason`] for which a packet is dropped.
@@ -77,20 +80,21 @@ impl From<Reason> for Dropped {
     }
 }
 
-/// A `Result<Next, Reason>` in one register, which is all that a BPF subprogram returns: 0 and 1 are
-/// [`Next`], from 2 on reasons.
+/// A `Result<Next, Reason>` in one register, which is all that a BPF subprogram returns: 0 to 2 are
+/// [`Next`], from 3 on reasons.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub struct Judgement(u32);
 
-const FIRST_REASON: u32 = 2;
+const FIRST_REASON: u32 = 3;
 
 impl Judgement {
     #[inline(always)]
-    fn new(result: Result<Next, Reason>) -> Self {
+    pub(super) fn new(result: Result<Next, Reason>) -> Self {
         Self(match result {
             Ok(Next::Pass) => 0,
             Ok(Next::Flow) => 1,
+            Ok(Next::New) => 2,
             Err(reason) => FIRST_REASON + reason as u32,
         })
     }
@@ -101,6 +105,7 @@ impl Judgement {
         match self.0 {
             0 => Ok(Next::Pass),
             1 => Ok(Next::Flow),
+            2 => Ok(Next::New),
             code => Err(Dropped(code - FIRST_REASON)),
         }
     }
@@ -142,40 +147,27 @@ pub fn ask_acl<F: Tables>(cfg: &Xcfg, place: Place, key: &FlowKey<F::Addr>) -> u
     } else {
         (&key.daddr, key.dport)
     };
+    // What stands there for an echo is its identifier.
+    let port = if has_ports(key.proto) { port } else { [0; 2] };
     match policy::decide(&(Acl(cfg.acl_kinds), F::ITSELF), addr, port, key.proto) {
         Some(value) => value.acl,
         None => acl::SILENT,
     }
 }
 
-/// In the place of an ACL verdict: the flow is known, and only judged under an older policy.
+/// In the place of an ACL verdict: the flow is known, and its entry alone does not do for the packet
+/// ([`super::again`]).
 pub const AGAIN: u8 = 0xff;
+/// The same for a flow in the small table ([`super::half`]).
+pub const HALF: u8 = 0xfe;
 
 /// Judges a live flow again after a change of policy or of routes. What the rules now deny is dropped; a
 /// translated connection goes on as it was, since it cannot change its other end; a trusted one gets its
 /// redirect made anew.
 ///
 /// A denied flow's entry stays as it is, so that each further packet is dropped the same way.
-#[inline(never)]
-pub fn rejudge<F: Tables, H: Host>(
-    host: &H,
-    cfg: &Xcfg,
-    iface: &IfaceEntry,
-    place: Place,
-    packet: &Parsed<F::Addr>,
-) -> Judgement {
-    Judgement::new(match (F::flow(&packet.key), F::scratch()) {
-        (Some(flow), Some(scratch)) => {
-            // SAFETY: map values; the flow's fields have one writer, the work space is this CPU's own.
-            let (flow, fib) = unsafe { (&mut *flow, &mut (*scratch).fib) };
-            judge_again::<F, H>(host, cfg, iface, place, packet, flow, fib)
-        }
-        _ => Ok(Next::Pass),
-    })
-}
-
 #[inline(always)]
-fn judge_again<F: Tables, H: Host>(
+pub(super) fn rejudge<F: Tables, H: Host>(
     host: &H,
     cfg: &Xcfg,
     iface: &IfaceEntry,
@@ -184,6 +176,9 @@ fn judge_again<F: Tables, H: Host>(
     flow: &mut Flow<F::Addr>,
     fib: &mut FibLookup,
 ) -> Result<Next, Reason> {
+    if flow.generation == cfg.generation {
+        return Ok(Next::Flow);
+    }
     let key = &packet.key;
     // On the way out the peer is seen after translation back.
     let verdict = if place.is_egress() {
@@ -242,7 +237,11 @@ fn judge_new<F: Tables, H: Host>(
     if is_untracked(packet) {
         return Ok(Next::Pass);
     }
-    let scratch = scratch::<F, H>(host, cfg, key)?;
+    let scratch = scratch::<F, H>(host, cfg, iface, packet)?;
+    if place == Place::EndpointOut && F::flow(key).is_some() {
+        // Only provisional, and would hide what is stored now.
+        F::remove(key);
+    }
     if verdict == acl::TRUSTED {
         return trust::<F, H>(host, cfg, iface, place, packet, scratch);
     }
@@ -286,7 +285,7 @@ pub fn judge_trusted<F: Tables, H: Host>(
         return Judgement::new(Ok(Next::Pass));
     }
     Judgement::new(
-        scratch::<F, H>(host, cfg, &packet.key)
+        scratch::<F, H>(host, cfg, iface, packet)
             .and_then(|scratch| trust::<F, H>(host, cfg, iface, place, packet, scratch)),
     )
 }
@@ -301,18 +300,37 @@ fn is_untracked<A: Address>(packet: &Parsed<A>) -> bool {
         || packet.key.saddr.is_local_scope()
 }
 
-/// This CPU's work space, with a flow for `key` that passes unchanged.
+/// This CPU's work space, with a flow for the packet that passes unchanged.
 #[inline(always)]
 fn scratch<F: Tables, H: Host>(
     host: &H,
     cfg: &Xcfg,
-    key: &FlowKey<F::Addr>,
+    iface: &IfaceEntry,
+    packet: &Parsed<F::Addr>,
 ) -> Result<&'static mut Scratch<F::Addr>, Reason> {
     let scratch = F::scratch().ok_or(Reason::Internal)?;
     // SAFETY: this CPU's own entry, and no other program runs on this CPU before this one ends.
     let scratch = unsafe { &mut *scratch };
-    scratch.flow.start(key, cfg.generation, host.now_ns());
+    let now_ns = host.now_ns();
+    scratch.flow.start(&packet.key, cfg.generation, now_ns);
+    if H::COUNTS {
+        open(packet, scratch);
+        let [segments, bytes, _] = scratch.size;
+        count::flow(&mut scratch.flow, iface.ifindex, now_ns, segments, bytes);
+    }
     Ok(scratch)
+}
+
+/// Tracks the first segment of a flow.
+#[inline(always)]
+fn open<A: Address>(packet: &Parsed<A>, scratch: &mut Scratch<A>) {
+    if packet.is_tcp() {
+        let segment = Segment {
+            scale: scratch.size[2] as u8,
+            ..packet.segment()
+        };
+        scratch.flow.first(&segment);
+    }
 }
 
 /// Stores a trusted flow, redirected where it leads to an app of this node.
@@ -335,6 +353,9 @@ fn trust<F: Tables, H: Host>(
             &mut scratch.flow,
             &mut scratch.fib,
         );
+        if !H::COUNTS && scratch.flow.nf & nf::RDIR != 0 {
+            open(packet, scratch);
+        }
     }
     store::<F>(cfg, &packet.key, scratch, 0)
 }

@@ -13,6 +13,7 @@ use crate::{
     policy::{Acl4Key, Acl6Key, AclTables, AclValue, Cidr4Key, Cidr6Key, CidrRules, kind},
     scratch::Scratch,
     stats::IfaceStats,
+    track::State,
 };
 
 macro_rules! statics {
@@ -66,13 +67,41 @@ const _: () = assert!(
 pub trait Tables: Family {
     /// The type's only value.
     const ITSELF: Self;
+    /// A flow key in whole words ([`packed4`]): made once for a packet that asks both tables.
+    type Packed;
+    /// Makes it.
+    fn pack(key: &FlowKey<Self::Addr>) -> Self::Packed;
+    /// [`Tables::flow`] of a packed key.
+    fn flow_at(key: &Self::Packed) -> Option<*mut Flow<Self::Addr>>;
+    /// [`Tables::half`] of a packed key.
+    fn half_at(key: &Self::Packed) -> Option<*mut Flow<Self::Addr>>;
     /// Entry of this tuple. The pointer stays readable until the program ends. An entry removed meanwhile
     /// may be another flow's; only what has been idle for its whole timeout, or is flushed, is removed.
-    fn flow(key: &FlowKey<Self::Addr>) -> Option<*mut Flow<Self::Addr>>;
+    #[inline(always)]
+    fn flow(key: &FlowKey<Self::Addr>) -> Option<*mut Flow<Self::Addr>> {
+        Self::flow_at(&Self::pack(key))
+    }
     /// Inserts or replaces (flags as `bpf_map_update_elem`).
     fn insert(key: &FlowKey<Self::Addr>, flow: &Flow<Self::Addr>, flags: u64) -> Result<(), i32>;
     /// Removes.
     fn remove(key: &FlowKey<Self::Addr>);
+    /// Entry in the small table of half-open and one-way flows. It may be evicted and become another
+    /// flow's at any moment: see [`super::half`].
+    #[inline(always)]
+    fn half(key: &FlowKey<Self::Addr>) -> Option<*mut Flow<Self::Addr>> {
+        Self::half_at(&Self::pack(key))
+    }
+    /// Entry in either table.
+    #[inline(always)]
+    fn find(key: &FlowKey<Self::Addr>) -> Option<*mut Flow<Self::Addr>> {
+        let key = Self::pack(key);
+        Self::flow_at(&key).or_else(|| Self::half_at(&key))
+    }
+    /// Inserts or replaces in the small table.
+    fn half_insert(key: &FlowKey<Self::Addr>, flow: &Flow<Self::Addr>, flags: u64)
+    -> Result<(), i32>;
+    /// Removes from the small table.
+    fn half_remove(key: &FlowKey<Self::Addr>);
     /// Work space of this CPU.
     fn scratch() -> Option<*mut Scratch<Self::Addr>>;
     /// ACL entry.
@@ -88,9 +117,21 @@ pub trait Tables: Family {
 impl Tables for V4 {
     const ITSELF: Self = Self;
 
+    type Packed = Packed<2>;
+
     #[inline(always)]
-    fn flow(key: &FlowKey<Self::Addr>) -> Option<*mut Flow<Self::Addr>> {
-        FSM_XFLOW.get_ptr_mut(packed4(key).as_key::<FlowKey<[u8; 4]>>())
+    fn pack(key: &FlowKey<Self::Addr>) -> Self::Packed {
+        packed4(key)
+    }
+
+    #[inline(always)]
+    fn flow_at(key: &Self::Packed) -> Option<*mut Flow<Self::Addr>> {
+        FSM_XFLOW.get_ptr_mut(key.as_key::<FlowKey<Self::Addr>>())
+    }
+
+    #[inline(always)]
+    fn half_at(key: &Self::Packed) -> Option<*mut Flow<Self::Addr>> {
+        FSM_HALF.get_ptr_mut(key.as_key::<FlowKey<Self::Addr>>())
     }
 
     #[inline(always)]
@@ -101,6 +142,20 @@ impl Tables for V4 {
     #[inline(always)]
     fn remove(key: &FlowKey<Self::Addr>) {
         let _ = FSM_XFLOW.remove(key);
+    }
+
+    #[inline(always)]
+    fn half_insert(
+        key: &FlowKey<Self::Addr>,
+        flow: &Flow<Self::Addr>,
+        flags: u64,
+    ) -> Result<(), i32> {
+        FSM_HALF.insert(key, flow, flags)
+    }
+
+    #[inline(always)]
+    fn half_remove(key: &FlowKey<Self::Addr>) {
+        let _ = FSM_HALF.remove(key);
     }
 
     #[inline(always)]
@@ -145,9 +200,21 @@ impl Tables for V4 {
 impl Tables for V6 {
     const ITSELF: Self = Self;
 
+    type Packed = Packed<5>;
+
     #[inline(always)]
-    fn flow(key: &FlowKey<Self::Addr>) -> Option<*mut Flow<Self::Addr>> {
-        FSM_XFLOW6.get_ptr_mut(packed6(key).as_key::<FlowKey<[u8; 16]>>())
+    fn pack(key: &FlowKey<Self::Addr>) -> Self::Packed {
+        packed6(key)
+    }
+
+    #[inline(always)]
+    fn flow_at(key: &Self::Packed) -> Option<*mut Flow<Self::Addr>> {
+        FSM_XFLOW6.get_ptr_mut(key.as_key::<FlowKey<Self::Addr>>())
+    }
+
+    #[inline(always)]
+    fn half_at(key: &Self::Packed) -> Option<*mut Flow<Self::Addr>> {
+        FSM_HALF6.get_ptr_mut(key.as_key::<FlowKey<Self::Addr>>())
     }
 
     #[inline(always)]
@@ -158,6 +225,20 @@ impl Tables for V6 {
     #[inline(always)]
     fn remove(key: &FlowKey<Self::Addr>) {
         let _ = FSM_XFLOW6.remove(key);
+    }
+
+    #[inline(always)]
+    fn half_insert(
+        key: &FlowKey<Self::Addr>,
+        flow: &Flow<Self::Addr>,
+        flags: u64,
+    ) -> Result<(), i32> {
+        FSM_HALF6.insert(key, flow, flags)
+    }
+
+    #[inline(always)]
+    fn half_remove(key: &FlowKey<Self::Addr>) {
+        let _ = FSM_HALF6.remove(key);
     }
 
     #[inline(always)]
@@ -199,7 +280,7 @@ impl Tables for V6 {
 /// A key in whole words. LLVM stores a struct's fields one by one, and what is stored in bytes and then
 /// hashed in words has to wait for the stores to reach the cache: 10 to 20 ns a look-up.
 #[repr(transparent)]
-struct Packed<const WORDS: usize>([u64; WORDS]);
+pub struct Packed<const WORDS: usize>([u64; WORDS]);
 
 impl<const WORDS: usize> Packed<WORDS> {
     #[inline(always)]
@@ -217,19 +298,21 @@ const fn bytes8(a: [u8; 4], b: [u8; 4]) -> [u8; 8] {
 
 #[inline(always)]
 fn packed4(key: &FlowKey<[u8; 4]>) -> Packed<2> {
-    let (s, d) = (key.sport, key.dport);
-    Packed([
-        u64::from_ne_bytes(bytes8(key.saddr, key.daddr)),
-        u64::from_ne_bytes(bytes8([s[0], s[1], d[0], d[1]], [key.proto, 0, 0, 0])),
-    ])
+    let addrs = u64::from_ne_bytes(bytes8(key.saddr, key.daddr));
+    Packed([addrs, tail(key.sport, key.dport, key.proto)])
 }
 
 #[inline(always)]
 fn packed6(key: &FlowKey<[u8; 16]>) -> Packed<5> {
-    let (s, d) = (key.sport, key.dport);
     let ([s1, s2], [d1, d2]) = (halves(key.saddr), halves(key.daddr));
-    let tail = bytes8([s[0], s[1], d[0], d[1]], [key.proto, 0, 0, 0]);
-    Packed([s1, s2, d1, d2, u64::from_ne_bytes(tail)])
+    Packed([s1, s2, d1, d2, tail(key.sport, key.dport, key.proto)])
+}
+
+/// Ports, protocol and three zeros, of numbers: from bytes, LLVM makes loads that stand across fields.
+#[inline(always)]
+fn tail(sport: [u8; 2], dport: [u8; 2], proto: u8) -> u64 {
+    let (s, d) = (u16::from_ne_bytes(sport), u16::from_ne_bytes(dport));
+    (u64::from(s) | u64::from(d) << 16 | u64::from(proto) << 32).to_le()
 }
 
 #[inline(always)]
@@ -321,6 +404,15 @@ impl NatTables for Nat {
 #[inline(always)]
 pub fn xcfg() -> Option<&'static Xcfg> {
     FSM_XCFG.get(u32::from(sys::MESH))
+}
+
+/// Nanoseconds for which a flow in this state may be idle.
+#[inline(always)]
+pub fn timeout_ns(state: State) -> u64 {
+    match FSM_TIMEOUT.get(state as u32) {
+        Some(&ns) if ns != 0 => ns,
+        _ => u64::MAX,
+    }
 }
 
 /// The entry of an interface and its slot in `fsm_ifstats`.

@@ -5,13 +5,17 @@
     reason = "by value, keys would be copied once more on the BPF stack"
 )]
 
+mod again;
 pub mod count;
 pub mod fib;
 pub mod fragment;
+mod half;
 pub mod judge;
 pub mod maps;
 mod steer;
 mod store;
 
-pub use judge::{Dropped, Next, Place, judge, judge_trusted, rejudge};
+pub use again::again;
+pub use half::half;
+pub use judge::{Dropped, Next, Place, judge, judge_trusted};
 pub use maps::Tables;

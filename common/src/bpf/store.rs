@@ -3,11 +3,11 @@
 use super::{
     count,
     judge::Next,
-    maps::{FSM_XOPT, Tables},
+    maps::{FSM_XOPT, FSM_XOPT_HALF, Tables},
 };
 use crate::{
     checksum, flags,
-    flow::{Address, FlowKey, nf},
+    flow::{Address, Flow, FlowKey, nf},
     maps::{Origin, OriginKey, Xcfg, sys},
     nat,
     reason::Reason,
@@ -26,8 +26,8 @@ const NO_ROOM: u8 = 0;
 const THERE: u8 = 1;
 const MADE: u8 = 2;
 
-/// Stores both directions of the flow in `scratch`, the answer first: a flow without its answer would
-/// send packets out that nobody translates back.
+/// Stores both directions of the flow in `scratch` in the small table, the answer first: a flow without its
+/// answer would send packets out that nobody translates back. [`super::half`] moves them on.
 #[inline(always)]
 pub fn store<F: Tables>(
     cfg: &Xcfg,
@@ -37,17 +37,24 @@ pub fn store<F: Tables>(
 ) -> Result<Next, Reason> {
     let reply = store_reply::<F>(key, scratch, is_nat)?;
     if reply != NO_ROOM {
-        if F::insert(key, &scratch.flow, 0).is_ok() {
-            if is_nat != 0 {
-                record_origin::<F>(cfg, key, scratch);
+        if F::half_insert(key, &scratch.flow, 0).is_ok() {
+            if is_nat != 0 && key.proto == IpProto::UDP.0 {
+                scratch.reply_key.set_reversed(&scratch.forward);
+                origin::<F>(cfg, key, scratch, Keep::Half);
             }
             count::reason(Reason::FlowNew);
             return Ok(Next::Flow);
         }
         if reply == MADE {
-            F::remove(&scratch.reply_key);
+            F::half_remove(&scratch.reply_key);
         }
     }
+    no_room(cfg)
+}
+
+/// What the configuration says where a table is full.
+#[inline(always)]
+pub fn no_room(cfg: &Xcfg) -> Result<Next, Reason> {
     if cfg.fail_open == 0 {
         return Err(Reason::TableFull);
     }
@@ -56,7 +63,7 @@ pub fn store<F: Tables>(
 }
 
 /// Inserts the answering direction; a translated flow whose answer would meet another's gets a source
-/// port of its own. `false` where the table is full.
+/// port of its own.
 #[inline(always)]
 fn store_reply<F: Tables>(
     key: &FlowKey<F::Addr>,
@@ -75,52 +82,80 @@ fn store_reply<F: Tables>(
             scratch.flow.set_translation(key, &scratch.forward);
         }
         scratch.reply_key.set_reversed(&scratch.forward);
-        let reply = &mut scratch.reply;
-        reply.start(
-            &scratch.reply_key,
-            scratch.flow.generation,
-            scratch.flow.last_seen_ns,
-        );
-        if scratch.flow.nf & nf::TRUST != 0 {
-            // Judged at its own device by its first packet, for a redirect of its own.
-            reply.generation = reply.generation.wrapping_sub(1);
+        if let Some(entry) = F::flow(&scratch.reply_key) {
+            if is_nat != 0 && !is_own::<F>(entry, key) {
+                continue;
+            }
+            // The answer to a flow whose own entry is gone: it would hide the one made now.
+            F::remove(&scratch.reply_key);
         }
-        (reply.to_saddr, reply.to_daddr) = (key.daddr, key.saddr);
-        (reply.to_sport, reply.to_dport) = (key.dport, key.sport);
-        reply.addr_delta = checksum::opposite(scratch.flow.addr_delta);
-        reply.port_delta = checksum::opposite(scratch.flow.port_delta);
-        reply.nf = scratch.flow.nf & !(nf::RDIR | nf::PROVISIONAL) | nf::REPLY;
-        match F::insert(&scratch.reply_key, &scratch.reply, NOEXIST) {
+        scratch.answer(key);
+        match F::half_insert(&scratch.reply_key, &scratch.reply, NOEXIST) {
             Ok(()) => {
                 if attempt > 0 {
                     count::reason(Reason::NatPortMoved);
                 }
                 return Ok(MADE);
             }
-            Err(EEXIST) if is_nat == 0 || is_own::<F>(&scratch.reply_key, key) => return Ok(THERE),
-            Err(EEXIST) => {}
+            Err(EEXIST) => match F::half(&scratch.reply_key) {
+                Some(entry) if is_nat != 0 && !is_own::<F>(entry, key) => {}
+                _ => return Ok(THERE),
+            },
             Err(_) => return Ok(NO_ROOM),
         }
     }
     Err(Reason::NatNoPort)
 }
 
-/// Whether the answering entry already there belongs to this very flow.
+/// Whether an answering entry belongs to the flow with this key.
 #[inline(always)]
-fn is_own<F: Tables>(reply_key: &FlowKey<F::Addr>, key: &FlowKey<F::Addr>) -> bool {
-    F::flow(reply_key).is_some_and(|entry| {
-        // SAFETY: map value, readable until the program ends.
-        let entry = unsafe { &*entry };
-        entry.to_saddr.same(&key.daddr)
-            && entry.to_daddr.same(&key.saddr)
-            && entry.to_sport == key.dport
-            && entry.to_dport == key.sport
-    })
+fn is_own<F: Tables>(entry: *mut Flow<F::Addr>, key: &FlowKey<F::Addr>) -> bool {
+    // SAFETY: map value, readable until the program ends.
+    let entry = unsafe { &*entry };
+    entry.to_saddr.same(&key.daddr)
+        && entry.to_daddr.same(&key.saddr)
+        && entry.to_sport == key.dport
+        && entry.to_dport == key.sport
 }
 
-/// Tells programs on this node what the gateway will be asked for.
+impl<A: Address> Scratch<A> {
+    /// Makes `reply`, under `reply_key`, the answer to `flow` with this key.
+    #[inline(always)]
+    fn answer(&mut self, key: &FlowKey<A>) {
+        let (flow, reply) = (&self.flow, &mut self.reply);
+        reply.start(&self.reply_key, flow.generation, flow.last_seen_ns);
+        if flow.nf & nf::TRUST != 0 {
+            // Judged at its own device by its first packet, for a redirect of its own.
+            reply.generation = reply.generation.wrapping_sub(1);
+        }
+        (reply.to_saddr, reply.to_daddr) = (key.daddr, key.saddr);
+        (reply.to_sport, reply.to_dport) = (key.dport, key.sport);
+        reply.addr_delta = checksum::opposite(flow.addr_delta);
+        reply.port_delta = checksum::opposite(flow.port_delta);
+        reply.nf = flow.nf & !(nf::RDIR | nf::PROVISIONAL) | nf::REPLY;
+    }
+}
+
+/// What becomes of an origin.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Kept while the flow is in the small table.
+    Half,
+    /// Kept for as long as the flow.
+    Full,
+    /// Removed from both.
+    Gone,
+}
+
+/// Tells programs on this node what the gateway will be asked for, or forgets it. `key` is the flow's own;
+/// `scratch.reply_key` that of its answer, which has what the gateway sees.
 #[inline(always)]
-fn record_origin<F: Tables>(cfg: &Xcfg, key: &FlowKey<F::Addr>, scratch: &mut Scratch<F::Addr>) {
+pub fn origin<F: Tables>(
+    cfg: &Xcfg,
+    key: &FlowKey<F::Addr>,
+    scratch: &mut Scratch<F::Addr>,
+    keep: Keep,
+) {
     let flags = F::flags(cfg);
     let (on, with_addr, with_port) = if key.proto == IpProto::UDP.0 {
         (flags::UDP_OPT, flags::UDP_OPT_LADDR, flags::UDP_OPT_LPORT)
@@ -130,26 +165,33 @@ fn record_origin<F: Tables>(cfg: &Xcfg, key: &FlowKey<F::Addr>, scratch: &mut Sc
     if flags & on == 0 {
         return;
     }
-    let seen = &scratch.flow;
+    let seen = &scratch.reply_key;
     let (origin_key, origin) = &mut scratch.origin;
     *origin_key = OriginKey {
         laddr: if flags & with_addr != 0 {
-            seen.to_daddr.widen()
+            seen.saddr.widen()
         } else {
             [0; 16]
         },
-        raddr: seen.to_saddr.widen(),
+        raddr: seen.daddr.widen(),
         lport: if flags & with_port != 0 {
-            seen.to_dport
+            seen.sport
         } else {
             [0; 2]
         },
-        rport: seen.to_sport,
+        rport: seen.dport,
         proto: key.proto,
         v6: F::V6 as u8,
         sys: sys::MESH,
         pad: 0,
     };
+    if keep as u8 != Keep::Half as u8 && key.proto == IpProto::UDP.0 {
+        let _ = FSM_XOPT_HALF.remove(&*origin_key);
+    }
+    if keep as u8 == Keep::Gone as u8 {
+        let _ = FSM_XOPT.remove(&*origin_key);
+        return;
+    }
     *origin = Origin {
         daddr: key.daddr.widen(),
         saddr: key.saddr.widen(),
@@ -159,5 +201,9 @@ fn record_origin<F: Tables>(cfg: &Xcfg, key: &FlowKey<F::Addr>, scratch: &mut Sc
         v6: F::V6 as u8,
         pad: [0; 2],
     };
-    let _ = FSM_XOPT.insert(&*origin_key, &*origin, 0);
+    let _ = if keep as u8 == Keep::Half as u8 {
+        FSM_XOPT_HALF.insert(&*origin_key, &*origin, 0)
+    } else {
+        FSM_XOPT.insert(&*origin_key, &*origin, 0)
+    };
 }

@@ -65,3 +65,15 @@ pub const fn icmp_is_error(icmp_type: u8) -> bool {
 pub const fn icmpv6_is_error(icmp_type: u8) -> bool {
     icmp_type >= 1 && icmp_type <= 4
 }
+
+/// Whether an ICMP message is an echo or its reply (RFC 792).
+#[inline(always)]
+pub const fn icmp_is_echo(icmp_type: u8) -> bool {
+    icmp_type == 8 || icmp_type == 0
+}
+
+/// The same for ICMPv6 (RFC 4443 §4).
+#[inline(always)]
+pub const fn icmpv6_is_echo(icmp_type: u8) -> bool {
+    icmp_type == 128 || icmp_type == 129
+}

@@ -28,7 +28,10 @@ fn entry<A: Address>(key: &FlowKey<A>) -> Flow<A> {
         port_delta: 1,
         generation: 1,
         ifindex: 1,
-        created: 1,
+        born: 1,
+        seq_end: 0,
+        acked: 0,
+        window: 0,
         nf: 0xff,
         tcp: 1,
         pad: [1; 2],
@@ -124,7 +127,7 @@ fn a_new_entry_has_no_past() {
         (0, 0, 0, 0, nf::ALLOW)
     );
     assert_eq!(
-        (flow.generation, flow.last_seen_ns, flow.created, flow.pad),
+        (flow.generation, flow.last_seen_ns, flow.created()),
         (7, 5 << 30 | 3, 5, [0; 2])
     );
     assert_eq!((flow.addr_delta, flow.port_delta), (0, 0));

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use clap::{Args, Subcommand};
-use fsm_common::flow::{Address, Flow as Entry, FlowKey};
 use ipnet::IpNet;
 use serde_json::json;
 
@@ -16,7 +15,7 @@ use crate::config::{self, ValueError};
 use crate::maps::Maps;
 use crate::view;
 use crate::view::flow::FlowRow;
-use crate::view::state::State;
+use crate::view::state::{self, State};
 
 /// Sub-verbs of `flow`.
 #[derive(Debug, Subcommand)]
@@ -46,15 +45,15 @@ pub struct Filter {
     #[arg(long, value_parser = proto)]
     proto: Option<u8>,
     /// A state, as ESTABLISHED or UNREPLIED
-    #[arg(long, value_parser = state)]
+    #[arg(long, value_parser = known_state)]
     state: Option<&'static str>,
     /// Without a packet for at least this long: seconds, or as 90s, 5m, 2h, 1d
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     older: Option<u64>,
 }
 
-fn state(text: &str) -> Result<&'static str, ValueError> {
-    let mut names: Vec<_> = State::ALL.map(State::name).into();
+fn known_state(text: &str) -> Result<&'static str, ValueError> {
+    let mut names: Vec<_> = State::ALL.map(state::name).into();
     names.dedup();
     let upper = text.to_uppercase();
     let found = names.iter().find(|name| **name == upper);
@@ -89,30 +88,19 @@ pub fn each_row(
 ) -> Result<(), Failure> {
     let (names, now_ns) = (global.interfaces(), pins::now_ns());
     let name = |index: u32| names.get(&index).cloned();
-    pins::each_flow(&maps.flow4, |key, flow, reply| {
-        visit_row(
-            filter,
-            row(key, flow, reply, now_ns, name(flow.ifindex)),
-            &mut visit,
-        )
-    })?;
-    pins::each_flow(&maps.flow6, |key, flow, reply| {
-        visit_row(
-            filter,
-            row(key, flow, reply, now_ns, name(flow.ifindex)),
-            &mut visit,
-        )
-    })
-}
-
-fn row<A: Address>(
-    key: &FlowKey<A>,
-    flow: &Entry<A>,
-    reply: Option<&Entry<A>>,
-    now_ns: u64,
-    iface: Option<String>,
-) -> FlowRow {
-    FlowRow::new(key, flow, reply, now_ns, iface)
+    for flows in [&maps.flow4, &maps.half4] {
+        pins::each_flow(flows, |key, flow, reply| {
+            let row = FlowRow::new(key, flow, reply, now_ns, name(flow.ifindex));
+            visit_row(filter, row, &mut visit)
+        })?;
+    }
+    for flows in [&maps.flow6, &maps.half6] {
+        pins::each_flow(flows, |key, flow, reply| {
+            let row = FlowRow::new(key, flow, reply, now_ns, name(flow.ifindex));
+            visit_row(filter, row, &mut visit)
+        })?;
+    }
+    Ok(())
 }
 
 fn visit_row(
@@ -248,7 +236,7 @@ mod tests {
 
     #[test]
     fn states_are_taken_in_any_case() {
-        assert_eq!(state("time_wait").unwrap(), "TIME_WAIT");
-        assert!(state("open").is_err());
+        assert_eq!(known_state("time_wait").unwrap(), "TIME_WAIT");
+        assert!(known_state("open").is_err());
     }
 }

@@ -18,8 +18,11 @@ type OriginMap = HashMap<MapData, OriginKey, Origin>;
 /// Removes the flows that are meant; says how many.
 pub fn flush(maps: &mut Maps, filter: &Filter) -> Result<u64, Failure> {
     let settings = maps.settings()?;
-    let v4 = of_family(&mut maps.flow4, &mut maps.xopt, filter, settings.ipv4)?;
-    Ok(v4 + of_family(&mut maps.flow6, &mut maps.xopt, filter, settings.ipv6)?)
+    let (v4, v6) = (settings.ipv4, settings.ipv6);
+    Ok(of_family(&mut maps.flow4, &mut maps.xopt, filter, v4)?
+        + of_family(&mut maps.flow6, &mut maps.xopt, filter, v6)?
+        + of_family(&mut maps.half4, &mut maps.xopt_half, filter, v4)?
+        + of_family(&mut maps.half6, &mut maps.xopt_half, filter, v6)?)
 }
 
 fn of_family<A: Address>(

@@ -33,7 +33,9 @@ fn dump(maps: &Maps, map: &str, array: &mut Array) -> Result<(), Failure> {
     let mut push = |entry: Value| Ok(array.push(&entry)?);
     match map {
         name::FSM_XNAT => pins::each(&maps.xnat, |key, value| push(seed::nat(&key, &value))),
-        name::FSM_XOPT => pins::each(&maps.xopt, |key, value| push(seed::origin(&key, &value))),
+        name::FSM_XOPT => [&maps.xopt, &maps.xopt_half].into_iter().try_for_each(|origins| {
+            pins::each(origins, |key, value| push(seed::origin(&key, &value)))
+        }),
         name::FSM_TRIP => pins::each(&maps.trip, |key, value| push(seed::trace_ip(&key, &value))),
         name::FSM_TRPT => pins::each(&maps.trpt, |key, value| {
             push(seed::trace_port(&key, &value))
@@ -44,14 +46,19 @@ fn dump(maps: &Maps, map: &str, array: &mut Array) -> Result<(), Failure> {
         }
         name::FSM_XFLOW => {
             let now_ns = pins::now_ns();
-            pins::each(&maps.flow4, |key, flow| {
-                let pair = pins::found(maps.flow4.get(&flow.pair_key(&key), 0))?;
-                push(seed::flow(&key, &flow, pair.as_ref(), now_ns))
-            })?;
-            pins::each(&maps.flow6, |key, flow| {
-                let pair = pins::found(maps.flow6.get(&flow.pair_key(&key), 0))?;
-                push(seed::flow(&key, &flow, pair.as_ref(), now_ns))
-            })
+            for flows in [&maps.flow4, &maps.half4] {
+                pins::each(flows, |key, flow| {
+                    let pair = pins::found(flows.get(&flow.pair_key(&key), 0))?;
+                    push(seed::flow(&key, &flow, pair.as_ref(), now_ns))
+                })?;
+            }
+            for flows in [&maps.flow6, &maps.half6] {
+                pins::each(flows, |key, flow| {
+                    let pair = pins::found(flows.get(&flow.pair_key(&key), 0))?;
+                    push(seed::flow(&key, &flow, pair.as_ref(), now_ns))
+                })?;
+            }
+            Ok(())
         }
         name::FSM_XCFG => {
             for number in [sys::MESH, sys::E4LB].map(u32::from) {

@@ -37,10 +37,12 @@ pub fn run(global: &Global, verb: Opt) -> Result<(), Failure> {
                 && proto.is_none_or(|number| view::proto(number) == row.proto)
         }
     };
-    pins::each(&maps.xopt, |key, origin| {
-        rows.extend(Some(OriginRow::new(&key, &origin)).filter(meant));
-        Ok(())
-    })?;
+    for origins in [&maps.xopt, &maps.xopt_half] {
+        pins::each(origins, |key, origin| {
+            rows.extend(Some(OriginRow::new(&key, &origin)).filter(meant));
+            Ok(())
+        })?;
+    }
     if let (Opt::Get { peer, .. }, true) = (&verb, rows.is_empty()) {
         return Err(Failure::Said(format!("no steered flow comes from {peer}")));
     }

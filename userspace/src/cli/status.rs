@@ -75,6 +75,8 @@ fn fill(maps: &Maps, pinned: &mut Pinned) -> Result<(), Failure> {
     };
     add(name::FSM_XFLOW, &|max| pins::count(&maps.flow4, max))?;
     add(name::FSM_XFLOW6, &|max| pins::count(&maps.flow6, max))?;
+    add(name::FSM_HALF, &|max| pins::count(&maps.half4, max))?;
+    add(name::FSM_HALF6, &|max| pins::count(&maps.half6, max))?;
     add(name::FSM_XOPT, &|max| pins::count(&maps.xopt, max))?;
     add(name::FSM_XACL, &|max| pins::count(&maps.acl4, max))?;
     add(name::FSM_XACL6, &|max| pins::count(&maps.acl6, max))?;

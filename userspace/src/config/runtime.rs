@@ -15,6 +15,9 @@ use super::values::{absolute_path, or_off, port, text};
 pub struct Conntrack {
     /// Flows of the main table, 1024 to 16777216. Default: 1048576.
     pub max_flows: u32,
+    /// Half-open and one-way flows, in a table of their own that evicts the oldest, 1024 to 16777216.
+    /// Default: 65536.
+    pub max_half_open: u32,
     /// TCP: SYN seen. Default: 120.
     pub tcp_syn_sent_s: u32,
     /// TCP: SYN and SYN-ACK seen. Default: 60.
@@ -47,9 +50,11 @@ impl Conntrack {
     pub(super) fn read(table: &mut Table<'_>) -> Self {
         const YEAR_S: u32 = 365 * 24 * 3600;
         let max_flows = table.number("max_flows", 1024..=16 << 20, 1 << 20);
+        let max_half_open = table.number("max_half_open", 1024..=16 << 20, 1 << 16);
         let mut seconds = |key, default| table.number(key, 1..=YEAR_S, default);
         Self {
             max_flows,
+            max_half_open,
             tcp_syn_sent_s: seconds("tcp_syn_sent_s", 120),
             tcp_syn_recv_s: seconds("tcp_syn_recv_s", 60),
             tcp_established_s: seconds("tcp_established_s", 432_000),

@@ -105,6 +105,12 @@ impl Daemon {
         )?;
         let new = counters("fsm_flow_new_total", "Flows made", &[])?;
         let nat = counters("fsm_nat_total", "Packets translated", &[])?;
+        let evicted = counters(
+            "fsm_flow_evicted_total",
+            "Flows ended early because the table was nearly full",
+            &[],
+        )?;
+        evicted.with_label_values::<&str>(&[]).inc_by(self.evicted);
         let reloads = counters("fsm_config_reload_total", "Reloads by result", &["result"])?;
         reloads.with_label_values(&["ok"]).inc_by(self.reloads.ok);
         reloads
@@ -187,7 +193,7 @@ impl Daemon {
         for ((proto, state), count) in &census.flows {
             let proto = crate::view::proto(*proto);
             flows
-                .with_label_values(&[proto.as_ref(), state.name()])
+                .with_label_values(&[proto.as_ref(), crate::view::state::name(*state)])
                 .set(*count);
         }
         for (map, entries) in &census.entries {

@@ -17,6 +17,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use fsm_common::Reason;
 use rtnetlink::Handle;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -32,6 +33,8 @@ use crate::{
 
 /// How often the flow tables are swept.
 const SWEEP_EVERY: Duration = Duration::from_millis(500);
+/// How often they are while the main one is nearly full.
+const SWEEP_PRESSED: Duration = Duration::from_millis(20);
 /// How long netlink events are gathered before they are acted upon.
 const SETTLE: Duration = Duration::from_millis(30);
 
@@ -55,6 +58,10 @@ struct Daemon {
     started: Instant,
     sweep: sweep::Sweep,
     reloads: metrics::Reloads,
+    /// Flows ended for want of room.
+    evicted: u64,
+    /// [`Self::no_room`] at the last sweep.
+    no_room: u64,
     /// The data path was removed on request.
     removed: bool,
 }
@@ -100,6 +107,8 @@ async fn serve(config: Config, path: PathBuf) -> anyhow::Result<()> {
         started: Instant::now(),
         sweep,
         reloads: metrics::Reloads::default(),
+        evicted: 0,
+        no_room: 0,
         removed: false,
     };
     let (scrapes, mut scraped) = mpsc::channel(8);
@@ -127,7 +136,13 @@ async fn serve(config: Config, path: PathBuf) -> anyhow::Result<()> {
                 let _ = scrape.send(daemon.metrics());
                 Then::GoOn
             }
-            _ = tick.tick() => daemon.sweep(),
+            _ = tick.tick() => {
+                let then = daemon.sweep();
+                if daemon.sweep.is_pressed() {
+                    tick.reset_after(SWEEP_PRESSED);
+                }
+                then
+            }
             _ = hangup.recv() => {
                 if let Err(error) = daemon.reload().await {
                     error!("not reloaded, the old configuration stays: {error:#}");
@@ -168,11 +183,12 @@ impl Daemon {
                 c.node.bpffs.clone(),
                 c.node.api.clone(),
                 c.conntrack.max_flows,
+                c.conntrack.max_half_open,
             )
         };
         anyhow::ensure!(
             fixed(old) == fixed(&config),
-            "node.bpffs, node.api and conntrack.max_flows only change with a new start of the daemon"
+            "node.bpffs, node.api, conntrack.max_flows and max_half_open only change with a new start of the daemon"
         );
         let at_start = |c: &Config| (c.node.metrics, c.node.log, c.node.format);
         if at_start(old) != at_start(&config) {
@@ -193,14 +209,27 @@ impl Daemon {
 
     fn sweep(&mut self) -> Then {
         let conntrack = self.node.config().conntrack;
+        let no_room = self.no_room();
+        let is_full = std::mem::replace(&mut self.no_room, no_room) < no_room;
         // A pass over a full table takes a minute; over a common one, a step.
         let swept = self
             .sweep
-            .step(&mut self.node.maps, &conntrack, sweep::now_ns());
-        if swept.ended > 0 {
-            debug!(seen = swept.seen, ended = swept.ended, "swept");
+            .step(&mut self.node.maps, &conntrack, sweep::now_ns(), is_full);
+        self.evicted += swept.evicted as u64;
+        if swept.ended + swept.evicted > 0 {
+            debug!(?swept, "swept");
         }
         Then::GoOn
+    }
+
+    /// Flows that have found the table full.
+    fn no_room(&self) -> u64 {
+        let count = |reason: Reason| self.node.maps.reason.get(&(reason as u32), 0);
+        [Reason::TableFull, Reason::TableFullOpen]
+            .into_iter()
+            .filter_map(|reason| count(reason).ok())
+            .map(|cpus| cpus.iter().sum::<u64>())
+            .sum()
     }
 
     /// Devices, routes or neighbours have changed; several events close together are one.

@@ -47,6 +47,9 @@ pub fn apply(
     sync(&known.skip4, &model.skip4, &mut maps.skip4)?;
     sync(&known.skip6, &model.skip6, &mut maps.skip6)?;
     sync(&known.skip_port, &model.skip_port, &mut maps.skip_port)?;
+    for (state, seconds) in (0..).zip(model.timeouts_s) {
+        maps.timeout.set(state, ns(seconds), 0)?;
+    }
     maps.apply_settings(|settings| {
         *settings = Xcfg {
             generation: settings.generation,
@@ -104,7 +107,12 @@ fn settings_of(model: &Model, csum_ipv6_flag: u32) -> Xcfg {
         features: model.features,
         fail_open: u32::from(model.fail_open),
         csum_ipv6_flag,
+        idle_check_ns: model.timeouts_s.iter().copied().min().map_or(0, ns),
     }
+}
+
+fn ns(seconds: u32) -> u64 {
+    u64::from(seconds) * 1_000_000_000
 }
 
 fn write(maps: &mut Maps, change: impl FnOnce(&mut Xcfg)) -> Result<(), MapError> {

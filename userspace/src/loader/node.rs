@@ -100,6 +100,7 @@ impl Node {
         let dir = pin_dir(&config.node.bpffs);
         let sizes = Sizes {
             flows: config.conntrack.max_flows,
+            half_open: config.conntrack.max_half_open,
         };
         let mut objects = Objects::load(&dir, sizes)?;
         let links = attach::link_dir(&dir);

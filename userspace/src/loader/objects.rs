@@ -53,6 +53,8 @@ pub enum LoadError {
 pub struct Sizes {
     /// Flows (`conntrack.max_flows`); a flow has two entries.
     pub flows: u32,
+    /// Half-open and one-way flows (`conntrack.max_half_open`).
+    pub half_open: u32,
 }
 
 /// Both objects, loaded.
@@ -74,16 +76,23 @@ pub mod program {
     /// SO_ORIGINAL_DST.
     pub const ORIGIN: &str = "fsm_origin";
     /// Judges for TC, at their slots of `fsm_prog`.
-    pub const TC_SLOW: [(&str, u32); 6] = [
+    pub const TC_SLOW: [(&str, u32); 8] = [
         ("fsm_tc_in4", slow::INGRESS4),
         ("fsm_tc_in6", slow::INGRESS6),
         ("fsm_tc_out4", slow::EGRESS4),
         ("fsm_tc_out6", slow::EGRESS6),
         ("fsm_tc_icmp4", slow::ICMP4),
         ("fsm_tc_icmp6", slow::ICMP6),
+        ("fsm_tc_known4", slow::KNOWN4),
+        ("fsm_tc_known6", slow::KNOWN6),
     ];
     /// Judges for XDP, at their slots of `fsm_prog_xdp`.
-    pub const XDP_SLOW: [(&str, u32); 2] = [("fsm_xdp4", slow::XDP4), ("fsm_xdp6", slow::XDP6)];
+    pub const XDP_SLOW: [(&str, u32); 4] = [
+        ("fsm_xdp4", slow::XDP4),
+        ("fsm_xdp6", slow::XDP6),
+        ("fsm_xdp_known4", slow::XDP_KNOWN4),
+        ("fsm_xdp_known6", slow::XDP_KNOWN6),
+    ];
     /// Feature probe.
     pub const PROBE: &str = "fsm_probe_csum";
 }
@@ -237,6 +246,10 @@ fn load_object(
         loader.map_max_entries(flows, entries);
     }
     loader.map_max_entries(name::FSM_XOPT, sizes.flows);
+    for flows in [name::FSM_HALF, name::FSM_HALF6] {
+        loader.map_max_entries(flows, sizes.half_open.saturating_mul(2));
+    }
+    loader.map_max_entries(name::FSM_XOPT_HALF, sizes.half_open);
     loader.load(bytes).map_err(|source| LoadError::Object {
         object,
         source: Box::new(source),

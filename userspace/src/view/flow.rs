@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use fsm_common::flow::{Address, CREATED_UNIT_NS, Flow, FlowKey, nf};
 use serde::Serialize;
 
-use super::state::{State, state};
+use super::state::{self, Side, State};
 use super::{Row, endpoint, family, ip, is_v6, or_dash, port, proto};
 
 const NS_PER_S: u64 = 1_000_000_000;
@@ -77,8 +77,8 @@ pub fn is_original<A>(flow: &Flow<A>) -> bool {
 
 /// The state of a flow, from its two entries.
 pub fn flow_state<A: Address>(key: &FlowKey<A>, flow: &Flow<A>, reply: Option<&Flow<A>>) -> State {
-    let (flags, seen) = reply.map_or((0, false), |reply| (reply.tcp, reply.packets != 0));
-    state(key.proto, flow.tcp, flags, seen)
+    let reply = reply.map_or_else(Side::default, Flow::side);
+    state::state(key.proto, flow.side(), reply)
 }
 
 /// Time since the last packet in either direction.
@@ -102,7 +102,7 @@ impl FlowRow {
             orig: of(flow),
             reply: reply.map_or(0, of),
         };
-        let created_ns = u64::from(flow.created) * CREATED_UNIT_NS;
+        let created_ns = u64::from(flow.created()) * CREATED_UNIT_NS;
         Self {
             src: ip(key.saddr),
             sport: port(key.sport),
@@ -110,7 +110,7 @@ impl FlowRow {
             dport: port(key.dport),
             proto: proto(key.proto),
             family: family(is_v6::<A>()),
-            state: flow_state(key, flow, reply).name(),
+            state: state::name(flow_state(key, flow, reply)),
             dir: is_nat.then_some(match flow.nf & nf::INBOUND {
                 0 => "egress",
                 _ => "ingress",
@@ -223,10 +223,12 @@ pub(in crate::view) mod tests {
             port_delta: 0,
             generation: 0,
             ifindex: 0,
-            created: 0,
+            born: 0,
+            seq_end: 0,
+            acked: 0,
+            window: 0,
             nf: 0,
             tcp: 0,
-            pad: [0; 2],
         };
         flow.start(key, 1, 10 * CREATED_UNIT_NS);
         flow

@@ -239,8 +239,16 @@ impl Node {
         (0..IFACE_SLOTS).map(sum).collect()
     }
 
-    /// All flow entries of both families, by tuple as [`tuple`] writes it.
+    /// All flow entries of both families and both tables, by tuple as [`tuple`] writes it.
     pub fn flows(&self) -> BTreeMap<String, Entry> {
+        let mut all = self.settled();
+        all.extend(self.maps.half4.iter().map(|entry| view(entry.unwrap())));
+        all.extend(self.maps.half6.iter().map(|entry| view(entry.unwrap())));
+        all
+    }
+
+    /// Those of the main table.
+    pub fn settled(&self) -> BTreeMap<String, Entry> {
         let v4 = self.maps.flow4.iter().map(|entry| view(entry.unwrap()));
         let v6 = self.maps.flow6.iter().map(|entry| view(entry.unwrap()));
         v4.chain(v6).collect()

@@ -19,6 +19,7 @@ use aya::{
 use fsm_common::{
     flags,
     maps::{FragmentKey, FragmentPorts, IFACE_SLOTS, IfaceEntry, Xcfg, name, role, sys},
+    track::State,
 };
 use fsm_fastpath::{
     loader::objects::{Objects, Sizes},
@@ -129,7 +130,13 @@ impl Node {
         let home = Home::new();
         let bpffs = Path::new(BPFFS.to_str().unwrap());
         let pins = pin_dir(bpffs);
-        let objects = Objects::load(&pins, Sizes { flows }).unwrap_or_else(|e| panic!("{e}"));
+        let objects = Objects::load(
+            &pins,
+            Sizes {
+                flows,
+                half_open: FLOWS,
+            },
+        ).unwrap_or_else(|e| panic!("{e}"));
         let maps = Maps::open(bpffs).unwrap_or_else(|e| panic!("{e}"));
         Self {
             maps,
@@ -152,7 +159,10 @@ impl Node {
         (self.arrived_on, self.mark) = (0, 0);
         clear(&mut self.maps.flow4);
         clear(&mut self.maps.flow6);
+        clear(&mut self.maps.half4);
+        clear(&mut self.maps.half6);
         clear(&mut self.maps.xopt);
+        clear(&mut self.maps.xopt_half);
         clear(&mut self.maps.acl4);
         clear(&mut self.maps.acl6);
         clear(&mut self.maps.xnat);
@@ -166,12 +176,17 @@ impl Node {
         for slot in 0..IFACE_SLOTS {
             self.maps.iface.set(slot, IfaceEntry::ZERO, 0).unwrap();
         }
+        for state in 0..State::ALL.len() as u32 {
+            let seconds = if state == State::Established as u32 { 432_000 } else { 10 };
+            self.maps.timeout.set(state, seconds * 1_000_000_000, 0).unwrap();
+        }
         let settings = Xcfg {
             ipv4: flags::DEFAULT,
             ipv6: flags::DEFAULT,
             generation: 1,
             fail_open: 1,
             csum_ipv6_flag: self.objects.csum_ipv6_flag().unwrap(),
+            idle_check_ns: 10_000_000_000,
             ..Xcfg::ZERO
         };
         self.maps
