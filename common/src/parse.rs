@@ -10,11 +10,14 @@ use crate::{
         l2::{ETH_LEN, EtherType, MAX_VLANS, VLAN_LEN},
         l3::{IPV4_LEN, IPV6_LEN, IpProto, MAX_EXT_BYTES, MAX_EXT_HEADERS, is_neighbour_discovery},
         l4::{
-            ICMP_LEN, TCP_LEN, UDP_LEN, icmp_is_echo, icmp_is_error, icmpv6_is_echo, icmpv6_is_error,
-            tcp_flag, tcp_flags_valid,
+            ICMP_LEN, TCP_LEN, UDP_LEN, icmp_is_echo, icmp_is_error, icmpv6_is_echo,
+            icmpv6_is_error, tcp_flag, tcp_flags_valid,
         },
     },
 };
+
+/// [`Parsed::tcp_flags`] of an ICMP message too short to have a type (unassigned in both registries).
+const NO_ICMP_TYPE: u8 = 0xfe;
 
 /// What the link layer says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -403,6 +406,8 @@ fn transport<A, P: PacketView + ?Sized>(
                 parsed.key.dport = [icmp[4], icmp[5]];
             }
         }
+        // No type at all: 0 would be an echo reply.
+        IpProto::ICMP | IpProto::ICMPV6 => parsed.tcp_flags = NO_ICMP_TYPE,
         _ => {}
     }
     Ok(())

@@ -208,7 +208,9 @@ impl<A> Flow<A> {
                 || (segment.seq == self.seq_end
                     && segment.seq.wrapping_sub(other.acked) <= other.reach())
         } else {
-            segment.has(ACK) && other.noted(SYN) && segment.ack == other.seq_end
+            // A refusal, or an opener that gives up.
+            (segment.has(ACK) && other.noted(SYN) && segment.ack == other.seq_end)
+                || (self.noted(SYN) && segment.seq == self.seq_end)
         };
         if counts {
             self.tcp |= RST;

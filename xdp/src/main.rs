@@ -111,7 +111,8 @@ fn packet<F: Tables>(frame: &Frame, at: At, cfg: &Xcfg, packet: &Parsed<F::Addr>
     let Some(flow) = F::flow_at(&key) else {
         // SAFETY: map value, readable until the program ends; only asked which way the flow goes.
         if let Some(half) = F::half_at(&key).map(|half| unsafe { &*half }) {
-            return if half.nf & nf::RDIR != 0 && is_whole {
+            let is_stale = half.generation != cfg.generation;
+            return if is_stale || (half.nf & nf::RDIR != 0 && is_whole) {
                 known::call::<F>(frame, packet, HALF)
             } else {
                 PASS

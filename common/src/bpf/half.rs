@@ -72,7 +72,9 @@ fn of_flow<F: Tables, H: Host>(
         Some(other) => scratch.reply = unsafe { *other },
         // Made anew with its flow; the answer itself is enough to know the flow by.
         None if !is_reply => return Ok(Next::New),
-        None => scratch.reply.start(&scratch.reply_key, scratch.flow.generation, 0),
+        None => scratch
+            .reply
+            .start(&scratch.reply_key, scratch.flow.generation, 0),
     }
     let now_ns = host.now_ns();
     if is_over(now_ns, packet, &scratch.flow, &scratch.reply) {
@@ -90,20 +92,10 @@ fn of_flow<F: Tables, H: Host>(
         &mut scratch.fib,
     )?;
     note::<F, H>(iface, packet, now_ns, scratch);
-    let (orig, reply) = if is_reply {
-        (scratch.reply.side(), scratch.flow.side())
-    } else {
-        (scratch.flow.side(), scratch.reply.side())
-    };
-    let age = ((now_ns >> 30) as u32).wrapping_sub(scratch.flow.created());
-    if is_settled(key.proto, orig, reply, age) {
-        return settle::<F>(cfg, key, scratch);
-    }
     // SAFETY: map value; at worst these numbers are given to another flow, which has just begun.
     unsafe {
         if (*entry).generation != scratch.flow.generation {
             *entry = scratch.flow;
-            return Ok(judged);
         }
         (*entry).last_seen_ns = now_ns;
         (*entry).packets = scratch.flow.packets;
@@ -114,6 +106,15 @@ fn of_flow<F: Tables, H: Host>(
         (*entry).acked = scratch.flow.acked;
         (*entry).window = scratch.flow.window;
         (*entry).tcp = scratch.flow.tcp;
+    }
+    let (orig, reply) = if is_reply {
+        (scratch.reply.side(), scratch.flow.side())
+    } else {
+        (scratch.flow.side(), scratch.reply.side())
+    };
+    let age = ((now_ns >> 30) as u32).wrapping_sub(scratch.flow.created());
+    if is_settled(key.proto, orig, reply, age) {
+        return settle::<F>(cfg, key, scratch);
     }
     Ok(judged)
 }
@@ -162,7 +163,11 @@ fn settle<F: Tables>(
     }
     let is_reply = scratch.flow.nf & nf::REPLY != 0;
     let (mine, others) = ((key, &scratch.flow), (&scratch.reply_key, &scratch.reply));
-    let (forward, answer) = if is_reply { (others, mine) } else { (mine, others) };
+    let (forward, answer) = if is_reply {
+        (others, mine)
+    } else {
+        (mine, others)
+    };
     let mut fits = insert::<F>(answer.0, answer.1);
     if fits && !insert::<F>(forward.0, forward.1) {
         F::remove(answer.0);

@@ -98,8 +98,11 @@ pub trait Tables: Family {
         Self::flow_at(&key).or_else(|| Self::half_at(&key))
     }
     /// Inserts or replaces in the small table.
-    fn half_insert(key: &FlowKey<Self::Addr>, flow: &Flow<Self::Addr>, flags: u64)
-    -> Result<(), i32>;
+    fn half_insert(
+        key: &FlowKey<Self::Addr>,
+        flow: &Flow<Self::Addr>,
+        flags: u64,
+    ) -> Result<(), i32>;
     /// Removes from the small table.
     fn half_remove(key: &FlowKey<Self::Addr>);
     /// Work space of this CPU.

@@ -21,10 +21,12 @@ const NOEXIST: u64 = 1;
 const EEXIST: i32 = -17;
 /// Source ports tried for a flow whose answer would meet another's.
 const PORT_TRIES: u32 = 16;
-/// What became of the answering entry: the table is full, it was there before, it was made.
+/// What became of the answering entry: the table is full, it was there before, it was made, another flow has
+/// it.
 const NO_ROOM: u8 = 0;
 const THERE: u8 = 1;
 const MADE: u8 = 2;
+const OTHERS: u8 = 3;
 
 /// Stores both directions of the flow in `scratch` in the small table, the answer first: a flow without its
 /// answer would send packets out that nobody translates back. [`super::half`] moves them on.
@@ -36,6 +38,10 @@ pub fn store<F: Tables>(
     is_nat: u8,
 ) -> Result<Next, Reason> {
     let reply = store_reply::<F>(key, scratch, is_nat)?;
+    if reply == OTHERS {
+        // Against the direction of a translated flow, whose answers come from elsewhere: nothing to remember.
+        return Ok(Next::Pass);
+    }
     if reply != NO_ROOM {
         if F::half_insert(key, &scratch.flow, 0).is_ok() {
             if is_nat != 0 && key.proto == IpProto::UDP.0 {
@@ -83,7 +89,10 @@ fn store_reply<F: Tables>(
         }
         scratch.reply_key.set_reversed(&scratch.forward);
         if let Some(entry) = F::flow(&scratch.reply_key) {
-            if is_nat != 0 && !is_own::<F>(entry, key) {
+            if !is_own::<F>(entry, key) {
+                if is_nat == 0 {
+                    return Ok(OTHERS);
+                }
                 continue;
             }
             // The answer to a flow whose own entry is gone: it would hide the one made now.
@@ -98,7 +107,11 @@ fn store_reply<F: Tables>(
                 return Ok(MADE);
             }
             Err(EEXIST) => match F::half(&scratch.reply_key) {
-                Some(entry) if is_nat != 0 && !is_own::<F>(entry, key) => {}
+                Some(entry) if !is_own::<F>(entry, key) => {
+                    if is_nat == 0 {
+                        return Ok(OTHERS);
+                    }
+                }
                 _ => return Ok(THERE),
             },
             Err(_) => return Ok(NO_ROOM),

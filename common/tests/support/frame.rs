@@ -47,6 +47,10 @@ pub struct Frame {
     /// IPv6 extension headers: number, and all bytes (the first is filled in).
     pub exts: Vec<(u8, Vec<u8>)>,
     pub l4: L4,
+    /// TCP sequence and acknowledgement numbers.
+    pub seq: (u32, u32),
+    /// TCP window field.
+    pub window: u16,
     pub payload: Vec<u8>,
 }
 
@@ -66,6 +70,8 @@ fn new(src: &str, dst: &str, l4: L4) -> Frame {
         id: 0x1234,
         exts: Vec::new(),
         l4,
+        seq: (1, 2),
+        window: 0xffff,
         payload: Vec::new(),
     }
 }
@@ -135,6 +141,12 @@ impl Frame {
         self
     }
 
+    /// Sets the TCP sequence and acknowledgement numbers.
+    pub fn at(mut self, seq: u32, ack: u32) -> Self {
+        self.seq = (seq, ack);
+        self
+    }
+
     /// Sets TTL or hop limit.
     pub fn ttl(mut self, ttl: u8) -> Self {
         self.ttl = ttl;
@@ -186,17 +198,11 @@ impl Frame {
         let (mut bytes, check_at) = match &self.l4 {
             L4::Tcp { flags, options } => {
                 let mut bytes = ports;
-                bytes.extend([0, 0, 0, 1, 0, 0, 0, 2]);
-                bytes.extend([
-                    ((20 + options.len()) * 4) as u8,
-                    *flags,
-                    0xff,
-                    0xff,
-                    0,
-                    0,
-                    0,
-                    0,
-                ]);
+                bytes.extend(self.seq.0.to_be_bytes());
+                bytes.extend(self.seq.1.to_be_bytes());
+                bytes.extend([((20 + options.len()) * 4) as u8, *flags]);
+                bytes.extend(self.window.to_be_bytes());
+                bytes.extend([0; 4]);
                 bytes.extend(options);
                 (bytes, Some(16))
             }

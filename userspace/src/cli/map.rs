@@ -33,9 +33,11 @@ fn dump(maps: &Maps, map: &str, array: &mut Array) -> Result<(), Failure> {
     let mut push = |entry: Value| Ok(array.push(&entry)?);
     match map {
         name::FSM_XNAT => pins::each(&maps.xnat, |key, value| push(seed::nat(&key, &value))),
-        name::FSM_XOPT => [&maps.xopt, &maps.xopt_half].into_iter().try_for_each(|origins| {
-            pins::each(origins, |key, value| push(seed::origin(&key, &value)))
-        }),
+        name::FSM_XOPT => [&maps.xopt, &maps.xopt_half]
+            .into_iter()
+            .try_for_each(|origins| {
+                pins::each(origins, |key, value| push(seed::origin(&key, &value)))
+            }),
         name::FSM_TRIP => pins::each(&maps.trip, |key, value| push(seed::trace_ip(&key, &value))),
         name::FSM_TRPT => pins::each(&maps.trpt, |key, value| {
             push(seed::trace_port(&key, &value))

@@ -172,8 +172,16 @@ impl Sweep {
         let (main, small) = (&mut self.main, &mut self.half);
         swept.add(main.0.sweep(&mut maps.flow4, xopt, conntrack, full, now_ns));
         swept.add(main.1.sweep(&mut maps.flow6, xopt, conntrack, full, now_ns));
-        swept.add(small.0.sweep(&mut maps.half4, half, conntrack, none, now_ns));
-        swept.add(small.1.sweep(&mut maps.half6, half, conntrack, none, now_ns));
+        swept.add(
+            small
+                .0
+                .sweep(&mut maps.half4, half, conntrack, none, now_ns),
+        );
+        swept.add(
+            small
+                .1
+                .sweep(&mut maps.half6, half, conntrack, none, now_ns),
+        );
         swept
     }
 
@@ -234,7 +242,10 @@ impl Table {
                 continue;
             };
             // It may have spoken since the slice was read.
-            if flows.get(&key, 0).is_ok_and(|now| now.last_seen_ns == flow.last_seen_ns) {
+            if flows
+                .get(&key, 0)
+                .is_ok_and(|now| now.last_seen_ns == flow.last_seen_ns)
+            {
                 let ended = end(flows, origins, &key, &flow);
                 match over {
                     Over::Timeout => swept.ended += ended,
@@ -414,8 +425,12 @@ mod tests {
     #[test]
     fn closing_flows_go_before_open_ones() {
         let text = "[[interface]]\nname = \"eth0\"\nrole = \"uplink\"\n";
-        let conntrack = crate::config::parse(text, "node.toml".as_ref()).unwrap().conntrack;
-        let pressure = Pressure { cutoff_s: Some(600) };
+        let conntrack = crate::config::parse(text, "node.toml".as_ref())
+            .unwrap()
+            .conntrack;
+        let pressure = Pressure {
+            cutoff_s: Some(600),
+        };
         assert_eq!(pressure.timeout_s(State::TimeWait, &conntrack), 1);
         assert_eq!(pressure.timeout_s(State::Established, &conntrack), 600);
         assert_eq!(pressure.timeout_s(State::Unreplied, &conntrack), 30);

@@ -56,6 +56,8 @@ fn every_map_that_a_program_uses_is_the_pinned_one_and_as_listed() {
             let entries = match spec.name {
                 name::FSM_XFLOW | name::FSM_XFLOW6 => 1024,
                 name::FSM_XOPT => 512,
+                name::FSM_HALF | name::FSM_HALF6 => 2048,
+                name::FSM_XOPT_HALF => 1024,
                 _ => spec.max_entries,
             };
             assert_eq!(info.name_as_str(), Some(spec.name));

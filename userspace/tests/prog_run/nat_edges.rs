@@ -73,7 +73,7 @@ fn a_reset_of_an_unknown_flow_makes_none_and_ends_no_port() {
             .run(Hook::TcIn, LO, &tcp(app, server, SYN).bytes())
             .translated(&there, NEW);
         let _ = node
-            .run(Hook::TcIn, LO, &tcp(app, server, RST).bytes())
+            .run(Hook::TcIn, LO, &tcp(app, server, RST).at(2, 0).bytes())
             .translated(&there, &[]);
     });
 }

@@ -126,29 +126,54 @@ fn trust_comes_and_goes_with_its_entry() {
     });
 }
 
+/// A connection of the app's that both sides have spoken on.
+fn settle(node: &mut Node, port: u16) -> (String, String) {
+    let (there, back) = (
+        format!("tcp 10.1.0.2:{port} > 20.0.0.2:80"),
+        format!("tcp 10.0.0.1:15001 > 10.1.0.2:{port}"),
+    );
+    let _ = node
+        .run(Hook::TcIn, LO, &data_of(port))
+        .translated(&there, NEW);
+    let _ = node
+        .run(Hook::TcOut, LO, &answer_to(port))
+        .translated(&back, &[]);
+    (there, back)
+}
+
+fn data_of(port: u16) -> Vec<u8> {
+    tcp(&format!("10.1.0.2:{port}"), "20.0.0.2:80", ACK).bytes()
+}
+
+fn answer_to(port: u16) -> Vec<u8> {
+    tcp("10.0.0.1:15001", &format!("10.1.0.2:{port}"), ACK).bytes()
+}
+
 #[test]
-fn a_full_table_passes_new_flows_where_it_fails_open() {
+fn when_the_table_is_full_new_flows_live_in_the_small_one_or_are_dropped() {
     alone_with(2, |node| {
         node.nat(dir::EGRESS, TCP, "0.0.0.0:0", &["10.0.0.1:15001"]);
-        for port in [1, 2] {
-            let (app, flow) = (
-                format!("10.1.0.2:{port}"),
-                format!("tcp 10.1.0.2:{port} > 20.0.0.2:80"),
-            );
+        let (first, _) = settle(node, 1);
+        settle(node, 2);
+        assert_eq!(node.settled().len(), 4);
+        let (third, back) = (
+            "tcp 10.1.0.2:3 > 20.0.0.2:80",
+            "tcp 10.0.0.1:15001 > 10.1.0.2:3",
+        );
+        let _ = node.run(Hook::TcIn, LO, &data_of(3)).translated(third, NEW);
+        for _ in 0..2 {
             let _ = node
-                .run(Hook::TcIn, LO, &tcp(&app, "20.0.0.2:80", SYN).bytes())
-                .translated(&flow, NEW);
+                .run(Hook::TcOut, LO, &answer_to(3))
+                .translated(back, &[Reason::TableFullOpen]);
         }
-        let third = tcp("10.1.0.2:3", "20.0.0.2:80", SYN).bytes();
-        node.run(Hook::TcIn, LO, &third)
-            .untouched(&[Reason::TableFullOpen]);
         node.set(|settings| settings.fail_open = 0);
-        node.run(Hook::TcIn, LO, &third).dropped(Reason::TableFull);
+        node.run(Hook::TcOut, LO, &answer_to(3))
+            .is_dropped(&[Reason::TableFull, Reason::FlowRejudged]);
         // Those that live, live on.
-        let first = tcp("10.1.0.2:1", "20.0.0.2:80", ACK).bytes();
         let _ = node
-            .run(Hook::TcIn, LO, &first)
-            .translated("tcp 10.1.0.2:1 > 20.0.0.2:80", &[Reason::FlowRejudged]);
+            .run(Hook::TcIn, LO, &data_of(1))
+            .translated(&first, &[Reason::FlowRejudged]);
+        assert_eq!(node.settled().len(), 4);
         // The other family has a table of its own.
         let other = udp("[fd10:1::2]:1", "[fd20::2]:53").bytes();
         node.run(Hook::TcIn, LO, &other)
@@ -160,19 +185,16 @@ fn a_full_table_passes_new_flows_where_it_fails_open() {
 fn a_flow_that_finds_room_for_one_entry_leaves_none() {
     alone_with(2, |node| {
         node.nat(dir::EGRESS, TCP, "0.0.0.0:0", &["10.0.0.1:15001"]);
-        for port in [1, 2] {
-            let app = format!("10.1.0.2:{port}");
-            let _ = node.run(Hook::TcIn, LO, &tcp(&app, "20.0.0.2:80", SYN).bytes());
-        }
+        settle(node, 1);
+        settle(node, 2);
         let (key, _) = node.maps.flow4.iter().next().unwrap().unwrap();
         node.maps.flow4.remove(&key).unwrap();
-        let (origin, _) = node.maps.xopt.iter().next().unwrap().unwrap();
-        node.maps.xopt.remove(&origin).unwrap();
         let origins = node.maps.xopt.keys().count();
-        let third = tcp("10.1.0.2:3", "20.0.0.2:80", SYN).bytes();
-        node.run(Hook::TcIn, LO, &third)
-            .untouched(&[Reason::TableFullOpen]);
-        assert_eq!(node.flows().len(), 3);
+        let _ = node.run(Hook::TcIn, LO, &data_of(3));
+        let _ = node
+            .run(Hook::TcOut, LO, &answer_to(3))
+            .translated("tcp 10.0.0.1:15001 > 10.1.0.2:3", &[Reason::TableFullOpen]);
+        assert_eq!(node.settled().len(), 3);
         assert_eq!(
             node.maps.xopt.keys().count(),
             origins,
@@ -182,13 +204,12 @@ fn a_flow_that_finds_room_for_one_entry_leaves_none() {
 }
 
 #[test]
-fn a_packet_against_a_live_flow_takes_nothing_from_it_when_the_table_is_full() {
-    alone_with(1, |node| {
+fn a_packet_against_a_live_flow_takes_nothing_from_it() {
+    alone(|node| {
         live(node);
         // The server's own answer to what the gateway took, or one that somebody made up.
         let stray = tcp("20.0.0.2:80", "10.1.0.2:40000", ACK).bytes();
-        node.run(Hook::TcOut, LO, &stray)
-            .untouched(&[Reason::TableFullOpen]);
+        node.run(Hook::TcOut, LO, &stray).untouched(&[]);
         let _ = node.run(Hook::TcIn, LO, &data()).translated(THERE, &[]);
     });
 }

@@ -136,7 +136,8 @@ impl Node {
                 flows,
                 half_open: FLOWS,
             },
-        ).unwrap_or_else(|e| panic!("{e}"));
+        )
+        .unwrap_or_else(|e| panic!("{e}"));
         let maps = Maps::open(bpffs).unwrap_or_else(|e| panic!("{e}"));
         Self {
             maps,
@@ -177,8 +178,15 @@ impl Node {
             self.maps.iface.set(slot, IfaceEntry::ZERO, 0).unwrap();
         }
         for state in 0..State::ALL.len() as u32 {
-            let seconds = if state == State::Established as u32 { 432_000 } else { 10 };
-            self.maps.timeout.set(state, seconds * 1_000_000_000, 0).unwrap();
+            let seconds = if state == State::Established as u32 {
+                432_000
+            } else {
+                10
+            };
+            self.maps
+                .timeout
+                .set(state, seconds * 1_000_000_000, 0)
+                .unwrap();
         }
         let settings = Xcfg {
             ipv4: flags::DEFAULT,
