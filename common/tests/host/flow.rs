@@ -29,12 +29,11 @@ fn entry<A: Address>(key: &FlowKey<A>) -> Flow<A> {
         generation: 1,
         ifindex: 1,
         born: 1,
-        seq_end: 0,
-        acked: 0,
-        window: 0,
+        seq_end: 1,
+        acked: 1,
+        window: 1,
         nf: 0xff,
         tcp: 1,
-        pad: [1; 2],
     };
     flow.start(key, 7, 5 << 30 | 3);
     flow
@@ -128,9 +127,13 @@ fn a_new_entry_has_no_past() {
     );
     assert_eq!(
         (flow.generation, flow.last_seen_ns, flow.created()),
-        (7, 5 << 30 | 3, 5, [0; 2])
+        (7, 5 << 30 | 3, 5)
     );
     assert_eq!((flow.addr_delta, flow.port_delta), (0, 0));
+    assert_eq!(
+        (flow.seq_end, flow.acked, flow.window, flow.scale()),
+        (0, 0, 0, 0)
+    );
 }
 
 #[test]

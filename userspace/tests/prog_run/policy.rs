@@ -1,6 +1,6 @@
 //! Live flows follow changes of policy at their next packet; a full table fails as configured.
 
-use fsm_common::{flow::nf, maps::role, nat::dir, policy::acl, reason::Reason};
+use fsm_common::{flow::nf, maps::role, nat::dir, policy::acl, reason::Reason, stats::Verdict};
 
 use crate::support::{
     Hook, LO, Node, alone, alone_with,
@@ -167,8 +167,15 @@ fn when_the_table_is_full_new_flows_live_in_the_small_one_or_are_dropped() {
                 .translated(back, &[Reason::TableFullOpen]);
         }
         node.set(|settings| settings.fail_open = 0);
-        node.run(Hook::TcOut, LO, &answer_to(3))
-            .is_dropped(&[Reason::TableFull, Reason::FlowRejudged]);
+        // Counted in its flow, which goes on waiting.
+        let dropped = node.run(Hook::TcOut, LO, &answer_to(3));
+        assert_eq!(
+            (dropped.verdict, dropped.reasons.as_slice()),
+            (
+                Some(Verdict::Drop),
+                &[Reason::TableFull, Reason::FlowRejudged][..]
+            )
+        );
         // Those that live, live on.
         let _ = node
             .run(Hook::TcIn, LO, &data_of(1))

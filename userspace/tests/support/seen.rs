@@ -90,18 +90,12 @@ impl Seen {
     /// The frame was dropped for this reason alone.
     #[track_caller]
     pub fn dropped(&self, reason: Reason) {
-        self.is_dropped(&[reason]);
-    }
-
-    /// The frame was dropped, and this was counted.
-    #[track_caller]
-    pub fn is_dropped(&self, reasons: &[Reason]) {
         let action = if self.hook == Hook::Xdp {
             XDP_DROP
         } else {
             TC_SHOT
         };
-        self.is((action, Some(Verdict::Drop), reasons, None, 0));
+        self.is((action, Some(Verdict::Drop), &[reason], None, 0));
         assert_eq!(self.frame, self.before, "changed");
     }
 
