@@ -118,6 +118,8 @@ pub struct World {
     pub maps: Maps,
     /// `fsm_xflow`, for batches.
     pub flow4: OwnedFd,
+    /// `fsm_half`, likewise.
+    pub half4: OwnedFd,
     /// `fsm_xopt`, likewise.
     pub xopt: OwnedFd,
     csum_ipv6_flag: u32,
@@ -128,12 +130,19 @@ impl World {
     pub fn new(root: &Path, label: &str, flows: u32, acl: u32) -> Result<Self> {
         let bpffs = root.join(label);
         let dir = pin_dir(&bpffs);
-        let mut objects = Objects::load(&dir, Sizes { flows })?;
+        let mut objects = Objects::load(
+            &dir,
+            Sizes {
+                flows,
+                half_open: 1 << 18,
+            },
+        )?;
         let csum_ipv6_flag = objects.csum_ipv6_flag()?;
         let open = |name: &str| sys::pinned(&dir.join(name)).with_context(|| name.to_owned());
         let mut world = Self {
             maps: Maps::open(&bpffs)?,
             flow4: open(name::FSM_XFLOW)?,
+            half4: open(name::FSM_HALF)?,
             xopt: open(name::FSM_XOPT)?,
             objects,
             csum_ipv6_flag,
@@ -161,6 +170,7 @@ impl World {
             features: 0,
             fail_open: 1,
             csum_ipv6_flag: self.csum_ipv6_flag,
+            idle_check_ns: u64::MAX >> 1,
         }
     }
 

@@ -79,7 +79,7 @@ impl Builder<'_> {
         replies: Vec<FlowKey<[u8; 4]>>,
         origins: Vec<OriginKey>,
     ) -> Result<Cleanup> {
-        let (flow, xopt) = (self.world.flow4.try_clone()?, self.world.xopt.try_clone()?);
+        let (flow, xopt) = (self.world.half4.try_clone()?, self.world.xopt.try_clone()?);
         Ok(Box::new(move || {
             let forward = sys::remove_all(flow.as_raw_fd(), &keys)?;
             let backward = sys::remove_all(flow.as_raw_fd(), &replies)?;

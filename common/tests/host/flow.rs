@@ -148,7 +148,7 @@ fn sizes_are_those_of_the_layout() {
     );
     assert_eq!(
         (size_of::<Flow<[u8; 4]>>(), size_of::<Flow<[u8; 16]>>()),
-        (56, 80)
+        (64, 88)
     );
 }
 
