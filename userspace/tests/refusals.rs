@@ -233,7 +233,8 @@ fn what_is_not_built_yet_is_refused_with_its_place() {
 }
 
 fn wait_for(place: &Place, verb: &str, word: &str) {
-    for _ in 0..100 {
+    // Loading takes a second, on a busy machine ten.
+    for _ in 0..600 {
         let toml = place.dir.join("node.toml");
         let output = Command::new(BINARY)
             .args(["--config"])
