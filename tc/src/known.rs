@@ -5,7 +5,9 @@
 use aya_ebpf::{bindings::TC_ACT_SHOT, macros::classifier, programs::TcContext};
 use fsm_common::{
     bpf::{
-        Next, again, half,
+        Next, again,
+        fib::Host as _,
+        half,
         judge::{AGAIN, ask_acl},
         maps::{FSM_PROG, xcfg},
     },
@@ -85,7 +87,8 @@ fn run<F: Apply>(skb: &Skb, at: At) -> Outcome {
             && let Some(flow) = F::flow(&packet.key)
         {
             // SAFETY: map value, readable until the program ends; fields have one writer (see `flow`).
-            return act::<F, false>(skb, at, cfg, packet, unsafe { &mut *flow });
+            let flow = unsafe { &mut *flow };
+            return act::<F, false>(skb, at, cfg, packet, flow, skb.now_ns());
         }
     } else if half::<F, _>(skb, cfg, at.iface, at.place, packet).next()? == Next::Flow {
         // Counted already; the entry may be evicted at any moment, this copy of it is ours.

@@ -140,13 +140,14 @@ fn packet<F: Apply>(skb: &Skb, at: At, cfg: &Xcfg, mut packet: Parsed<F::Addr>) 
     if let Some(flow) = F::flow_at(&key).map(|flow| unsafe { &mut *flow }) {
         let is_provisional = at.place == Place::EndpointOut && flow.nf & nf::PROVISIONAL != 0;
         if !is_provisional {
+            let now_ns = skb.now_ns();
             // Signed: the coarse clock of another CPU may be ahead.
-            let idle_ns = skb.now_ns().wrapping_sub(flow.last_seen_ns) as i64;
+            let idle_ns = now_ns.wrapping_sub(flow.last_seen_ns) as i64;
             if flow.generation == cfg.generation
                 && !packet.is_tcp_event()
                 && idle_ns <= cfg.idle_check_ns as i64
             {
-                return act::<F, true>(skb, at, cfg, &packet, flow);
+                return act::<F, true>(skb, at, cfg, &packet, flow, now_ns);
             }
             return known::call::<F>(skb, at, &packet, AGAIN);
         }
@@ -167,9 +168,10 @@ fn act<F: Apply, const TRACK: bool>(
     cfg: &Xcfg,
     packet: &Parsed<F::Addr>,
     flow: &mut Flow<F::Addr>,
+    now_ns: u64,
 ) -> Outcome {
     let (segments, bytes) = (skb.segments(), skb.frame_len() as u64);
-    let is_mine = count::flow(flow, at.iface.ifindex, skb.now_ns(), segments, bytes);
+    let is_mine = count::flow(flow, at.iface.ifindex, now_ns, segments, bytes);
     if TRACK && is_mine && packet.is_tcp() {
         flow.segment(&packet.segment());
     }

@@ -216,7 +216,27 @@ pub fn judge<F: Tables, H: Host>(
     place: Place,
     packet: &Parsed<F::Addr>,
 ) -> Judgement {
-    Judgement::new(judge_new::<F, H>(host, cfg, iface, place, packet))
+    Judgement::new(stored::<F>(
+        cfg,
+        packet,
+        judge_new::<F, H>(host, cfg, iface, place, packet),
+    ))
+}
+
+/// Stores the flow in the work space where there is to be one. In one place: the verifier walks through it
+/// once for each way that leads there.
+#[inline(always)]
+fn stored<F: Tables>(
+    cfg: &Xcfg,
+    packet: &Parsed<F::Addr>,
+    judged: Result<Next, Reason>,
+) -> Result<Next, Reason> {
+    if judged? != Next::Flow {
+        return judged;
+    }
+    let scratch = F::scratch().ok_or(Reason::Internal)?;
+    // SAFETY: this CPU's own entry, and no other program runs on this CPU before this one ends.
+    store::<F>(cfg, &packet.key, unsafe { &mut *scratch })
 }
 
 #[inline(always)]
@@ -246,7 +266,7 @@ fn judge_new<F: Tables, H: Host>(
         return trust::<F, H>(host, cfg, iface, place, packet, scratch);
     }
     if place == Place::UplinkOut || (place == Place::EndpointOut && host.arrived_on() == 0) {
-        return store::<F>(cfg, key, scratch, 0);
+        return Ok(Next::Flow);
     }
     if place == Place::EndpointIn
         && let Some(steered) = steer::<F>(cfg, packet, scratch, dir::EGRESS)?
@@ -269,7 +289,7 @@ fn judge_new<F: Tables, H: Host>(
     if to_app && let Some(steered) = steer::<F>(cfg, packet, scratch, dir::INGRESS)? {
         return Ok(steered);
     }
-    store::<F>(cfg, key, scratch, 0)
+    Ok(Next::Flow)
 }
 
 /// The short way of [`judge`] for a packet whose peer the ACL has called trusted (XDP).
@@ -284,10 +304,9 @@ pub fn judge_trusted<F: Tables, H: Host>(
     if is_untracked(packet) {
         return Judgement::new(Ok(Next::Pass));
     }
-    Judgement::new(
-        scratch::<F, H>(host, cfg, iface, packet)
-            .and_then(|scratch| trust::<F, H>(host, cfg, iface, place, packet, scratch)),
-    )
+    let judged = scratch::<F, H>(host, cfg, iface, packet)
+        .and_then(|scratch| trust::<F, H>(host, cfg, iface, place, packet, scratch));
+    Judgement::new(stored::<F>(cfg, packet, judged))
 }
 
 /// What has no flow, or whose flow has ended: an answer to a late RST would only make a new one.
@@ -333,7 +352,7 @@ fn open<A: Address>(packet: &Parsed<A>, scratch: &mut Scratch<A>) {
     }
 }
 
-/// Stores a trusted flow, redirected where it leads to an app of this node.
+/// A trusted flow, redirected where it leads to an app of this node.
 #[inline(always)]
 fn trust<F: Tables, H: Host>(
     host: &H,
@@ -357,7 +376,7 @@ fn trust<F: Tables, H: Host>(
             open(packet, scratch);
         }
     }
-    store::<F>(cfg, &packet.key, scratch, 0)
+    Ok(Next::Flow)
 }
 
 /// Makes a flow a redirected one where it leads to an app of this node and that can be done.

@@ -4,7 +4,6 @@ use super::{
     count,
     judge::Next,
     maps::{FSM_SKIP_PORT, Nat, Tables},
-    store::store,
 };
 use crate::{
     flags,
@@ -79,8 +78,7 @@ pub fn steer<F: Tables>(
     scratch.flow.nf |= nf::XNAT | inbound;
     scratch.flow.nf &= !nf::PROVISIONAL;
     scratch.flow.set_translation(key, &scratch.forward);
-    let next = store::<F>(cfg, key, scratch, 1)?;
-    Ok(Some(next))
+    Ok(Some(Next::Flow))
 }
 
 /// The kinds of NAT entry that the flags leave on.

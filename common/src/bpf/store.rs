@@ -35,8 +35,8 @@ pub fn store<F: Tables>(
     cfg: &Xcfg,
     key: &FlowKey<F::Addr>,
     scratch: &mut Scratch<F::Addr>,
-    is_nat: u8,
 ) -> Result<Next, Reason> {
+    let is_nat = scratch.flow.nf & nf::XNAT;
     let reply = store_reply::<F>(key, scratch, is_nat)?;
     if reply == OTHERS {
         // Against the direction of a translated flow, whose answers come from elsewhere: nothing to remember.
@@ -77,7 +77,7 @@ fn store_reply<F: Tables>(
     is_nat: u8,
 ) -> Result<u8, Reason> {
     let hash = nat::flow_hash(key.saddr, key.daddr, key.sport, key.dport);
-    if scratch.flow.nf & nf::XNAT == 0 {
+    if is_nat == 0 {
         scratch.forward = *key;
     }
     for attempt in 0..PORT_TRIES {
