@@ -216,6 +216,16 @@ pub mod nf {
     pub const TRUST: u8 = 64;
 }
 
+/// Bits of [`Flow::opt`]: what its NAT entry asked for. Alike in both directions.
+pub mod opt {
+    /// Made by a load balancer's entry (`sys::E4LB`).
+    pub const BALANCED: u8 = 1;
+    /// The client's address is translated too.
+    pub const FULL_NAT: u8 = 2;
+    /// Ends when the entry no longer has its endpoint (`on_removed = "reset"`).
+    pub const RESET: u8 = 4;
+}
+
 /// State of one direction of a flow. Mirrored in both directions where both need it.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -248,8 +258,10 @@ pub struct Flow<A> {
     pub nf: u8,
     /// TCP flags seen in this direction, ORed.
     pub tcp: u8,
+    /// Bits of [`opt`].
+    pub opt: u8,
     /// Always zero.
-    pub pad: [u8; 2],
+    pub pad: u8,
 }
 
 // With the kernel's 48 bytes and the key, an IPv4 entry fills a 128-byte slab object.
@@ -339,7 +351,7 @@ impl<A: Address> Flow<A> {
         self.created = (now_ns >> 30) as u32;
         self.nf = nf::ALLOW;
         self.tcp = 0;
-        self.pad = [0; 2];
+        (self.opt, self.pad) = (0, 0);
         self.pass_unchanged(key);
     }
 }

@@ -9,11 +9,13 @@
 #![no_std]
 #![no_main]
 
+mod balance;
 mod ctx;
 mod icmp;
 mod origin;
 mod probe;
 mod redirect;
+mod reset;
 mod slow;
 mod translate;
 
@@ -27,8 +29,8 @@ use fsm_common::{
         judge::{AGAIN, ask_acl, early},
         maps::{iface, xcfg},
     },
-    flow::{Flow, V4, V6, nf},
-    maps::{IfaceEntry, MARK_REINJECTED, Xcfg},
+    flow::{Flow, V4, V6, nf, opt},
+    maps::{IfaceEntry, MARK_REINJECTED, Xcfg, feature},
     parse::{self, Parsed},
     policy::acl,
     reason::Reason,
@@ -111,6 +113,9 @@ fn run(skb: &Skb, at: At) -> Outcome {
     }
     skb.pull_headers();
     let cfg = xcfg().ok_or(Reason::Internal)?;
+    if cfg.features & feature::E4LB != 0 && balance::was_sent_on(skb, at) {
+        return Ok((Verdict::Pass, NEXT));
+    }
     let link = parse::link(skb)?;
     match link.ethertype {
         EtherType::IPV4 => packet::<V4>(skb, at, cfg, parse::ipv4(skb, link.l3)?),
@@ -169,6 +174,9 @@ fn act<F: Apply>(
         packet.tcp_flags,
     );
     if flow.nf & nf::XNAT != 0 {
+        if flow.opt & opt::BALANCED != 0 {
+            return balance::act::<F>(skb, at, cfg, packet, flow);
+        }
         translate::translate::<F>(skb, cfg, packet, flow)?;
         if at.place == Place::EndpointOut && flow.nf & nf::REPLY == 0 {
             return redirect::back_to_gateway(skb);

@@ -3,7 +3,7 @@
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use fsm_common::{
     bpf::{
-        Next, judge,
+        Next, count, judge,
         judge::AGAIN,
         maps::{FSM_PROG, xcfg},
         rejudge,
@@ -16,7 +16,7 @@ use fsm_common::{
     view::PacketView as _,
 };
 
-use crate::{At, NEXT, Outcome, act, ctx::Skb, translate::Apply};
+use crate::{At, NEXT, Outcome, act, ctx::Skb, reset, translate::Apply};
 
 /// IPv4 from the device.
 #[classifier]
@@ -60,7 +60,7 @@ pub fn call<F: Apply>(skb: &Skb, at: At, packet: &Parsed<F::Addr>, verdict: u8) 
 }
 
 #[inline(always)]
-fn enter<F: Apply>(ctx: TcContext, hook: Hook) -> i32 {
+fn enter<F: reset::Head>(ctx: TcContext, hook: Hook) -> i32 {
     let skb = Skb::new(ctx);
     let Some(at) = At::new(&skb, hook) else {
         return NEXT;
@@ -70,16 +70,26 @@ fn enter<F: Apply>(ctx: TcContext, hook: Hook) -> i32 {
 }
 
 #[inline(always)]
-fn run<F: Apply>(skb: &Skb, at: At) -> Outcome {
+fn run<F: reset::Head>(skb: &Skb, at: At) -> Outcome {
     let cfg = xcfg().ok_or(Reason::Internal)?;
     let scratch = F::scratch().ok_or(Reason::Internal)?;
     // SAFETY: this CPU's own entry, filled by `call`.
     let (packet, verdict) = unsafe { (&(*scratch).packet, (*scratch).verdict) };
-    let next = if verdict == u64::from(AGAIN) {
-        rejudge::<F, _>(skb, cfg, at.iface, at.place, packet).next()?
-    } else {
-        judge::<F, _>(skb, cfg, at.iface, at.place, packet).next()?
-    };
+    let mut next = Next::Anew;
+    if verdict == u64::from(AGAIN) {
+        match rejudge::<F, _>(skb, cfg, at.iface, at.place, packet).next() {
+            Ok(judged) => next = judged,
+            Err(reason) if reason.is(Reason::NatTargetGone) => {
+                let action = reset::answer::<F>(skb, at, cfg, packet).ok_or(reason)?;
+                count::dropped(reason);
+                return Ok((Verdict::Drop, action));
+            }
+            Err(reason) => return Err(reason),
+        }
+    }
+    if next == Next::Anew {
+        next = judge::<F, _>(skb, cfg, at.iface, at.place, packet).next()?;
+    }
     match (next, F::flow(&packet.key)) {
         // SAFETY: map value, readable until the program ends; fields have one writer (see `flow`).
         (Next::Flow, Some(flow)) => act::<F>(skb, at, cfg, packet, unsafe { &mut *flow }),

@@ -7,7 +7,7 @@ use fsm_common::{
         maps::{FSM_PROG_XDP, xcfg},
         rejudge,
     },
-    flow::{V4, V6, nf},
+    flow::{V4, V6, nf, opt},
     maps::slow,
     parse::{Fragment, Parsed},
     reason::Reason,
@@ -56,7 +56,12 @@ fn run<F: Tables>(frame: &Frame, at: At) -> Outcome {
     let scratch = F::scratch().ok_or(Reason::Internal)?;
     // SAFETY: this CPU's own entry, filled by `call`.
     let packet = unsafe { &(*scratch).packet };
-    let next = if F::flow(&packet.key).is_some() {
+    let next = if let Some(flow) = F::flow(&packet.key) {
+        // SAFETY: map value, readable until the program ends.
+        if unsafe { (*flow).opt } & opt::RESET != 0 {
+            // TC ends it, with an answer, where its endpoint is gone.
+            return PASS;
+        }
         rejudge::<F, _>(frame, cfg, at.iface, at.place, packet).next()?
     } else {
         judge_trusted::<F, _>(frame, cfg, at.iface, at.place, packet).next()?

@@ -28,7 +28,8 @@ pub fn entry<A: Address>(key: &FlowKey<A>, nf: u8) -> Flow<A> {
         created: 0,
         nf: 0,
         tcp: 0,
-        pad: [0; 2],
+        opt: 0,
+        pad: 0,
     };
     flow.start(key, GENERATION, 1);
     flow.nf = nf;

@@ -2,6 +2,7 @@
 //! redirect, or neither; in the end two flow entries (`store`).
 
 use super::{
+    balance::{balance, is_target_gone, is_virtual},
     count,
     fib::{Host, Route, route},
     maps::{self, Acl, Tables},
@@ -10,8 +11,8 @@ use super::{
 };
 use crate::{
     flags,
-    flow::{Address, Flow, FlowKey, nf},
-    maps::{IfaceEntry, Xcfg, iface_flag, role},
+    flow::{Address, Flow, FlowKey, nf, opt},
+    maps::{IfaceEntry, Xcfg, feature, iface_flag, role},
     nat::dir,
     parse::Parsed,
     policy::{self, acl},
@@ -64,11 +65,21 @@ pub enum Next {
     Pass,
     /// A flow is stored: treat the packet as one of it.
     Flow,
+    /// The flow has ended; the packet is the first of a new one.
+    Anew,
 }
 
 /// Number of the [`Reason`] for which a packet is dropped.
 #[derive(Clone, Copy)]
 pub struct Dropped(pub u32);
+
+impl Dropped {
+    /// Whether this is the reason.
+    #[inline(always)]
+    pub fn is(self, reason: Reason) -> bool {
+        self.0 == reason as u32
+    }
+}
 
 impl From<Reason> for Dropped {
     #[inline(always)]
@@ -77,13 +88,13 @@ impl From<Reason> for Dropped {
     }
 }
 
-/// A `Result<Next, Reason>` in one register, which is all that a BPF subprogram returns: 0 and 1 are
-/// [`Next`], from 2 on reasons.
+/// A `Result<Next, Reason>` in one register, which is all that a BPF subprogram returns: 0 to 2 are
+/// [`Next`], from 3 on reasons.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub struct Judgement(u32);
 
-const FIRST_REASON: u32 = 2;
+const FIRST_REASON: u32 = 3;
 
 impl Judgement {
     #[inline(always)]
@@ -91,6 +102,7 @@ impl Judgement {
         Self(match result {
             Ok(Next::Pass) => 0,
             Ok(Next::Flow) => 1,
+            Ok(Next::Anew) => 2,
             Err(reason) => FIRST_REASON + reason as u32,
         })
     }
@@ -101,6 +113,7 @@ impl Judgement {
         match self.0 {
             0 => Ok(Next::Pass),
             1 => Ok(Next::Flow),
+            2 => Ok(Next::Anew),
             code => Err(Dropped(code - FIRST_REASON)),
         }
     }
@@ -167,8 +180,8 @@ pub fn rejudge<F: Tables, H: Host>(
     Judgement::new(match (F::flow(&packet.key), F::scratch()) {
         (Some(flow), Some(scratch)) => {
             // SAFETY: map values; the flow's fields have one writer, the work space is this CPU's own.
-            let (flow, fib) = unsafe { (&mut *flow, &mut (*scratch).fib) };
-            judge_again::<F, H>(host, cfg, iface, place, packet, flow, fib)
+            let (flow, scratch) = unsafe { (&mut *flow, &mut *scratch) };
+            judge_again::<F, H>(host, cfg, iface, place, packet, flow, scratch)
         }
         _ => Ok(Next::Pass),
     })
@@ -182,7 +195,7 @@ fn judge_again<F: Tables, H: Host>(
     place: Place,
     packet: &Parsed<F::Addr>,
     flow: &mut Flow<F::Addr>,
-    fib: &mut FibLookup,
+    scratch: &mut Scratch<F::Addr>,
 ) -> Result<Next, Reason> {
     let key = &packet.key;
     // On the way out the peer is seen after translation back.
@@ -194,6 +207,9 @@ fn judge_again<F: Tables, H: Host>(
     if verdict == acl::DENY {
         return Err(Reason::AclDeny);
     }
+    if flow.opt & opt::RESET != 0 && is_target_gone::<F>(cfg, key, flow, &mut scratch.nat) {
+        return end_flow::<F>(packet, flow);
+    }
     count::reason(Reason::FlowRejudged);
     flow.generation = cfg.generation;
     if flow.nf & nf::XNAT != 0 || place.is_egress() {
@@ -204,11 +220,30 @@ fn judge_again<F: Tables, H: Host>(
         || (verdict == acl::SILENT && flow.nf & (nf::TRUST | nf::REPLY) == nf::TRUST | nf::REPLY);
     flow.pass_unchanged(key);
     if trusted {
-        plan_redirect::<F, H>(host, cfg, iface, packet, flow, fib);
+        plan_redirect::<F, H>(host, cfg, iface, packet, flow, &mut scratch.fib);
     } else {
         flow.nf &= !nf::TRUST;
     }
     Ok(Next::Flow)
+}
+
+/// Ends a flow whose endpoint is gone. Whoever still uses it is told so; a new connection on the old ports, and
+/// a datagram, find another endpoint.
+#[inline(always)]
+fn end_flow<F: Tables>(
+    packet: &Parsed<F::Addr>,
+    flow: &Flow<F::Addr>,
+) -> Result<Next, Reason> {
+    let opens = packet.key.proto == IpProto::UDP.0 || packet.tcp_flags & tcp_flag::ACK == 0;
+    let is_reply = flow.nf & nf::REPLY != 0;
+    let pair = flow.pair_key(&packet.key);
+    F::remove(&packet.key);
+    F::remove(&pair);
+    if opens && !is_reply {
+        Ok(Next::Anew)
+    } else {
+        Err(Reason::NatTargetGone)
+    }
 }
 
 /// Judges a packet that has no flow and stores one for it. A subprogram of its own, so that the way of an
@@ -243,6 +278,13 @@ fn judge_new<F: Tables, H: Host>(
         return Ok(Next::Pass);
     }
     let scratch = scratch::<F, H>(host, cfg, key)?;
+    // Before trust: a virtual address has nobody behind it.
+    if place == Place::UplinkIn
+        && cfg.features & feature::E4LB != 0
+        && let Some(balanced) = balance::<F, H>(host, cfg, iface, packet, scratch)?
+    {
+        return Ok(balanced);
+    }
     if verdict == acl::TRUSTED {
         return trust::<F, H>(host, cfg, iface, place, packet, scratch);
     }
@@ -282,7 +324,10 @@ pub fn judge_trusted<F: Tables, H: Host>(
     place: Place,
     packet: &Parsed<F::Addr>,
 ) -> Judgement {
-    if is_untracked(packet) {
+    let is_balanced = place == Place::UplinkIn
+        && cfg.features & feature::E4LB != 0
+        && is_virtual::<F>(&packet.key);
+    if is_balanced || is_untracked(packet) {
         return Judgement::new(Ok(Next::Pass));
     }
     Judgement::new(

@@ -5,6 +5,7 @@
     reason = "by value, keys would be copied once more on the BPF stack"
 )]
 
+pub mod balance;
 pub mod count;
 pub mod fib;
 pub mod fragment;

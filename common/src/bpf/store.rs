@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     checksum, flags,
-    flow::{Address, FlowKey, nf},
+    flow::{Address, FlowKey, nf, opt},
     maps::{Origin, OriginKey, Xcfg, sys},
     nat,
     reason::Reason,
@@ -38,7 +38,7 @@ pub fn store<F: Tables>(
     let reply = store_reply::<F>(key, scratch, is_nat)?;
     if reply != NO_ROOM {
         if F::insert(key, &scratch.flow, 0).is_ok() {
-            if is_nat != 0 {
+            if is_nat != 0 && scratch.flow.opt & opt::BALANCED == 0 {
                 record_origin::<F>(cfg, key, scratch);
             }
             count::reason(Reason::FlowNew);
@@ -69,9 +69,7 @@ fn store_reply<F: Tables>(
     }
     for attempt in 0..PORT_TRIES {
         if attempt > 0 {
-            let pick = hash.wrapping_add(attempt.wrapping_mul(7919)) & 0xffff;
-            // 1024 to 65535: never a privileged port
-            scratch.forward.sport = (1024 + ((pick * 64512) >> 16) as u16).to_be_bytes();
+            scratch.forward.sport = nat::own_port(hash.wrapping_add(attempt.wrapping_mul(7919)));
             scratch.flow.set_translation(key, &scratch.forward);
         }
         scratch.reply_key.set_reversed(&scratch.forward);
@@ -89,6 +87,7 @@ fn store_reply<F: Tables>(
         (reply.to_sport, reply.to_dport) = (key.dport, key.sport);
         reply.addr_delta = checksum::opposite(scratch.flow.addr_delta);
         reply.port_delta = checksum::opposite(scratch.flow.port_delta);
+        reply.opt = scratch.flow.opt;
         reply.nf = scratch.flow.nf & !(nf::RDIR | nf::PROVISIONAL) | nf::REPLY;
         match F::insert(&scratch.reply_key, &scratch.reply, NOEXIST) {
             Ok(()) => {

@@ -226,7 +226,8 @@ pub(in crate::view) mod tests {
             created: 0,
             nf: 0,
             tcp: 0,
-            pad: [0; 2],
+            opt: 0,
+        pad: 0,
         };
         flow.start(key, 1, 10 * CREATED_UNIT_NS);
         flow
