@@ -55,9 +55,7 @@ pub fn act<F: Apply>(
 /// any mark.
 #[inline(always)]
 pub fn was_sent_on(skb: &Skb, at: At) -> bool {
-    at.hook as u8 == Hook::TcEgress as u8
-        && skb.arrived_on() != 0
-        && skb.take_mark(MARK_REINJECTED)
+    at.hook as u8 == Hook::TcEgress as u8 && skb.arrived_on() != 0 && skb.take_mark(MARK_REINJECTED)
 }
 
 /// Sends a translated packet to its next hop, one hop older, as a router does.

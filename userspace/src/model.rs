@@ -8,9 +8,7 @@ use std::{
 
 use fsm_common::{
     maps::{Skip, TraceIp, TraceOn, TracePort, feature, skip, sys},
-    nat::{
-        self, MAX_ENDPOINTS, NatEndpoint, NatKey, NatValue, dir, endpoint_flag, option, select,
-    },
+    nat::{self, MAX_ENDPOINTS, NatEndpoint, NatKey, NatValue, dir, endpoint_flag, option, select},
     policy::{Acl4Key, Acl6Key, AclValue, CidrRules},
     wire::l3::IpProto,
 };

@@ -230,10 +230,7 @@ fn judge_again<F: Tables, H: Host>(
 /// Ends a flow whose endpoint is gone. Whoever still uses it is told so; a new connection on the old ports, and
 /// a datagram, find another endpoint.
 #[inline(always)]
-fn end_flow<F: Tables>(
-    packet: &Parsed<F::Addr>,
-    flow: &Flow<F::Addr>,
-) -> Result<Next, Reason> {
+fn end_flow<F: Tables>(packet: &Parsed<F::Addr>, flow: &Flow<F::Addr>) -> Result<Next, Reason> {
     let opens = packet.key.proto == IpProto::UDP.0 || packet.tcp_flags & tcp_flag::ACK == 0;
     let is_reply = flow.nf & nf::REPLY != 0;
     let pair = flow.pair_key(&packet.key);

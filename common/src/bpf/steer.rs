@@ -99,11 +99,7 @@ pub(super) fn unusable(cfg: &Xcfg) -> Result<Option<Next>, Reason> {
 
 /// Makes `to` the tuple of `key` at the endpoint that is chosen for it.
 #[inline(always)]
-pub(super) fn to_endpoint<A: Address>(
-    entry: &mut NatValue,
-    key: &FlowKey<A>,
-    to: &mut FlowKey<A>,
-) {
+pub(super) fn to_endpoint<A: Address>(entry: &mut NatValue, key: &FlowKey<A>, to: &mut FlowKey<A>) {
     *to = *key;
     let endpoint = &entry.endpoints[choose(entry, key) & (nat::MAX_ENDPOINTS - 1)];
     if endpoint.addr != [0; 16] {

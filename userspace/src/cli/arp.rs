@@ -23,11 +23,7 @@ impl Row for Announced {
     const HEAD: &'static [&'static str] = &["VIP", "INTERFACE", "MAC"];
 
     fn cells(&self) -> Vec<String> {
-        vec![
-            self.vip.clone(),
-            self.interface.clone(),
-            self.mac.clone(),
-        ]
+        vec![self.vip.clone(), self.interface.clone(), self.mac.clone()]
     }
 }
 

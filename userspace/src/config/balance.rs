@@ -179,10 +179,13 @@ impl FromStr for Health {
                 path: http_path(path)?,
                 ..Self::new(HealthKind::Http)
             }),
-            _ => word.parse().map(Self::new).map_err(|error: ValueError| ValueError {
-                allowed: "tcp, http, http:/PATH".to_owned(),
-                ..error
-            }),
+            _ => word
+                .parse()
+                .map(Self::new)
+                .map_err(|error: ValueError| ValueError {
+                    allowed: "tcp, http, http:/PATH".to_owned(),
+                    ..error
+                }),
         }
     }
 }
@@ -273,7 +276,10 @@ pub(super) fn check(
     match endpoints.iter().find(|endpoint| endpoint.addr.ip() == addr) {
         Some(endpoint) => {
             let what = format!("{} is the virtual address itself", endpoint.addr);
-            Err(("endpoints", ValueError::new(what, "addresses of hosts or apps")))
+            Err((
+                "endpoints",
+                ValueError::new(what, "addresses of hosts or apps"),
+            ))
         }
         None => Ok(()),
     }

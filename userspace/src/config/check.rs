@@ -5,8 +5,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::dpi::{Dpi, DpiMode, Peer, Rules};
 use super::balance::System;
+use super::dpi::{Dpi, DpiMode, Peer, Rules};
 use super::nat::{Direction, NatKey, NatTarget};
 use super::report::{Place, Problem, ValueError, nearest, quoted};
 use super::{Acl, Config, Host, Role};

@@ -33,8 +33,7 @@ impl Announcer {
             let is_news = old.is_none_or(|old| !old.is_running || old.mac != vip.mac);
             if vip.is_running && is_news {
                 try_send(vip);
-                self.due
-                    .insert((vip.addr, vip.ifindex), Some(now + AGAIN));
+                self.due.insert((vip.addr, vip.ifindex), Some(now + AGAIN));
             }
         }
         self.vips = vips;
@@ -53,8 +52,8 @@ impl Announcer {
             };
             if due.is_some_and(|at| at <= now) {
                 try_send(vip);
-                *due = (vip.announce_s > 0)
-                    .then(|| now + Duration::from_secs(vip.announce_s.into()));
+                *due =
+                    (vip.announce_s > 0).then(|| now + Duration::from_secs(vip.announce_s.into()));
             }
         }
     }
@@ -142,7 +141,11 @@ fn arp(mac: [u8; 6], addr: Ipv4Addr, operation: u8) -> Vec<u8> {
     frame.extend([0x08, 0x06, 0, 1, 0x08, 0, 6, 4, 0, operation]);
     frame.extend(mac);
     frame.extend(addr.octets());
-    frame.extend(if operation == ARP_REQUEST { [0; 6] } else { mac });
+    frame.extend(if operation == ARP_REQUEST {
+        [0; 6]
+    } else {
+        mac
+    });
     frame.extend(addr.octets());
     frame
 }
@@ -188,7 +191,10 @@ mod tests {
             let frame = arp(MAC, Ipv4Addr::new(10, 0, 0, 9), operation);
             assert_eq!((frame.len(), frame[21]), (42, operation));
             assert_eq!((&frame[..6], &frame[22..28]), (&[0xff; 6][..], &MAC[..]));
-            assert_eq!((&frame[28..32], &frame[38..42]), (&[10, 0, 0, 9][..], &[10, 0, 0, 9][..]));
+            assert_eq!(
+                (&frame[28..32], &frame[38..42]),
+                (&[10, 0, 0, 9][..], &[10, 0, 0, 9][..])
+            );
         }
     }
 

@@ -5,7 +5,10 @@ use std::net::IpAddr;
 
 use crate::{
     api::{AclArgs, NatArgs, TraceArgs},
-    config::{Acl, Config, Endpoint, Family, Interface, Nat, Role, System, ValueError, edit, listener, network},
+    config::{
+        Acl, Config, Endpoint, Family, Interface, Nat, Role, System, ValueError, edit, listener,
+        network,
+    },
 };
 
 /// Why a change cannot be made.
@@ -120,11 +123,7 @@ pub fn nat_add(config: &mut Config, args: &NatArgs) -> Result<()> {
     if args.save {
         edit::add_nat(config.file(), &entry)?;
     }
-    match config
-        .nat
-        .iter_mut()
-        .find(|old| old.key() == entry.key())
-    {
+    match config.nat.iter_mut().find(|old| old.key() == entry.key()) {
         Some(old) => *old = entry,
         None => config.nat.push(entry),
     }
@@ -142,7 +141,10 @@ fn check_uplink(config: &Config, entry: &Nat) -> Result<()> {
         return Ok(());
     }
     let name = entry.interface.as_deref().unwrap_or("any");
-    let error = ValueError::new(format!("{name}: no such uplink"), "an uplink of [[interface]]");
+    let error = ValueError::new(
+        format!("{name}: no such uplink"),
+        "an uplink of [[interface]]",
+    );
     value("interface", Err(error))
 }
 
@@ -156,9 +158,9 @@ pub fn nat_del(config: &mut Config, args: &NatArgs) -> Result<()> {
     let proto = value("proto", args.proto.parse())?;
     let to = value("to", args.to.parse())?;
     let before = config.nat.len();
-    config
-        .nat
-        .retain(|old| (old.system, old.direction, old.proto, old.to) != (system, direction, proto, to));
+    config.nat.retain(|old| {
+        (old.system, old.direction, old.proto, old.to) != (system, direction, proto, to)
+    });
     let saved = args.save && edit::del_nat(config.file(), system, direction, proto, to, None)?;
     if config.nat.len() == before && !saved {
         Err(ChangeError::NotThere)

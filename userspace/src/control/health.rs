@@ -66,7 +66,9 @@ impl Checks {
     pub fn sync(&mut self, config: &Config, down: &HashSet<Endpoint>) {
         let mut wanted = HashSet::new();
         for entry in &config.nat {
-            let Some(health) = &entry.health else { continue };
+            let Some(health) = &entry.health else {
+                continue;
+            };
             let (key, _) = nat_key(entry);
             wanted.extend(
                 entry
@@ -198,7 +200,9 @@ async fn ask(to: SocketAddr, health: &Health) -> io::Result<String> {
 fn status(answer: &[u8]) -> Option<u16> {
     let line = answer.split(|b| *b == b'\r' || *b == b'\n').next()?;
     let mut words = std::str::from_utf8(line).ok()?.split(' ');
-    words.next().filter(|version| version.starts_with("HTTP/1."))?;
+    words
+        .next()
+        .filter(|version| version.starts_with("HTTP/1."))?;
     words.next().filter(|code| code.len() == 3)?.parse().ok()
 }
 
@@ -236,7 +240,14 @@ mod tests {
     fn a_status_line_is_read_or_refused() {
         assert_eq!(status(b"HTTP/1.1 204 No Content\r\nX: y"), Some(204));
         assert_eq!(status(b"HTTP/1.0 200\r\n"), Some(200));
-        for bad in [&b""[..], b"HTTP/2 200", b"200 OK", b"HTTP/1.1 20", b"SSH-2.0-x", b"\xff\xfe"] {
+        for bad in [
+            &b""[..],
+            b"HTTP/2 200",
+            b"200 OK",
+            b"HTTP/1.1 20",
+            b"SSH-2.0-x",
+            b"\xff\xfe",
+        ] {
             assert_eq!(status(bad), None);
         }
     }
@@ -263,7 +274,10 @@ mod tests {
         let (tcp, http) = (Health::new(HealthKind::Tcp), Health::new(HealthKind::Http));
         let said = async |to, health| probe(to, health).await.map_err(|e| e.to_string());
         assert_eq!(said(good, &http).await, Ok("status 200".into()));
-        assert_eq!(said(bad, &http).await, Err("status 503, not 200-399".into()));
+        assert_eq!(
+            said(bad, &http).await,
+            Err("status 503, not 200-399".into())
+        );
         assert_eq!(said(bad, &tcp).await, Ok("connected".into()));
         let other_port = Health {
             port: Some(good.port()),

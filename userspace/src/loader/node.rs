@@ -221,10 +221,12 @@ impl Node {
             let Ok(value) = self.maps.xnat.get(&key, 0) else {
                 continue;
             };
-            let is_down = value.endpoints[..usize::from(value.ep_cnt)].iter().any(|e| {
-                (e.addr, e.port) == (wide(addr.ip()), addr.port().to_be_bytes())
-                    && e.flags & endpoint_flag::DOWN != 0
-            });
+            let is_down = value.endpoints[..usize::from(value.ep_cnt)]
+                .iter()
+                .any(|e| {
+                    (e.addr, e.port) == (wide(addr.ip()), addr.port().to_be_bytes())
+                        && e.flags & endpoint_flag::DOWN != 0
+                });
             if is_down {
                 down.insert((key, addr));
             }
@@ -255,8 +257,7 @@ impl Node {
         } else {
             self.down.insert((key, addr));
         }
-        let (key, value) =
-            model.set_health(entry, |key, addr| self.down.contains(&(*key, addr)));
+        let (key, value) = model.set_health(entry, |key, addr| self.down.contains(&(*key, addr)));
         self.maps.xnat.insert(key, value, 0)?;
         Ok(true)
     }

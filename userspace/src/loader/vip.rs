@@ -39,8 +39,12 @@ pub fn wanted(config: &Config, uplinks: &[Device]) -> Vec<OnDevice> {
     let mut list: Vec<OnDevice> = Vec::new();
     for entry in &config.nat {
         let Some(addr) = entry.vip() else { continue };
-        let is_meant =
-            |device: &&Device| entry.interface.as_ref().is_none_or(|name| *name == device.name);
+        let is_meant = |device: &&Device| {
+            entry
+                .interface
+                .as_ref()
+                .is_none_or(|name| *name == device.name)
+        };
         for device in uplinks.iter().filter(is_meant) {
             let there = list
                 .iter_mut()

@@ -227,7 +227,7 @@ pub(in crate::view) mod tests {
             nf: 0,
             tcp: 0,
             opt: 0,
-        pad: 0,
+            pad: 0,
         };
         flow.start(key, 1, 10 * CREATED_UNIT_NS);
         flow

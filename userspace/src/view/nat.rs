@@ -57,7 +57,10 @@ impl NatRow {
             addr: endpoint(wide_ip(ep.addr, v6), port(ep.port)),
             weight: ep.weight,
             active: ep.active != 0,
-            health: match (ep.flags & endpoint_flag::CHECKED, ep.flags & endpoint_flag::DOWN) {
+            health: match (
+                ep.flags & endpoint_flag::CHECKED,
+                ep.flags & endpoint_flag::DOWN,
+            ) {
                 (0, _) => None,
                 (_, 0) => Some("up"),
                 _ => Some("down"),
@@ -107,10 +110,15 @@ pub fn target(key: &NatKey, v6: bool) -> String {
 }
 
 impl Row for NatRow {
-    const HEAD: &'static [&'static str] =
-        &[
-            "SYSTEM", "DIRECTION", "PROTO", "FAMILY", "TO", "ENDPOINTS", "SELECT",
-        ];
+    const HEAD: &'static [&'static str] = &[
+        "SYSTEM",
+        "DIRECTION",
+        "PROTO",
+        "FAMILY",
+        "TO",
+        "ENDPOINTS",
+        "SELECT",
+    ];
 
     fn cells(&self) -> Vec<String> {
         let endpoints: Vec<String> = self.endpoints.iter().map(EndpointRow::text).collect();

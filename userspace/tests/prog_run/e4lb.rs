@@ -63,9 +63,11 @@ const PROTOS: [(&str, u8, [Packet; 3]); 2] = [
     (
         "udp",
         UDP,
-        [udp, |s, d| udp(s, d).payload(b"query"), |s, d| {
-            udp(s, d).payload(b"answer")
-        }],
+        [
+            udp,
+            |s, d| udp(s, d).payload(b"query"),
+            |s, d| udp(s, d).payload(b"answer"),
+        ],
     ),
 ];
 
@@ -285,7 +287,12 @@ fn a_trusted_client_is_balanced_too_and_a_denied_one_is_not() {
         |case| case.app,
         0,
         |node, wires, case| {
-            let addr = |text: &str| text.parse::<std::net::SocketAddr>().unwrap().ip().to_string();
+            let addr = |text: &str| {
+                text.parse::<std::net::SocketAddr>()
+                    .unwrap()
+                    .ip()
+                    .to_string()
+            };
             node.acl(&addr(case.client), 0, TCP, acl::TRUSTED);
             node.acl(&addr(case.other), 0, TCP, acl::DENY);
             let frame = tcp(case.client, case.vip, SYN);
@@ -297,7 +304,8 @@ fn a_trusted_client_is_balanced_too_and_a_denied_one_is_not() {
             assert_eq!(out, frame.with_tuple(case.client, case.app).bytes());
             for hook in [Hook::Xdp, Hook::TcIn] {
                 let frame = tcp(case.other, case.vip, SYN).bytes();
-                node.run(hook, wires.uplink, &frame).dropped(Reason::AclDeny);
+                node.run(hook, wires.uplink, &frame)
+                    .dropped(Reason::AclDeny);
             }
         },
     );
@@ -407,9 +415,7 @@ fn a_flow_whose_endpoint_is_gone_drains_or_is_reset() {
             let flow = format!("tcp {} > {}", case.client, case.vip);
             let syn = tcp(case.client, case.vip, SYN).bytes();
             let data = tcp(case.client, case.vip, ACK).payload(b"a request that is long");
-            let _ = node
-                .run(Hook::TcIn, wires.uplink, &syn)
-                .sent_on(&flow, NEW);
+            let _ = node.run(Hook::TcIn, wires.uplink, &syn).sent_on(&flow, NEW);
             node.e4lb(TCP, case.vip, &[case.app], 0);
             let _ = node
                 .run(Hook::TcIn, wires.uplink, &data.bytes())
@@ -423,9 +429,7 @@ fn a_flow_whose_endpoint_is_gone_drains_or_is_reset() {
             let flow = format!("tcp {} > {}", case.client, case.vip);
             let syn = tcp(case.client, case.vip, SYN).bytes();
             let data = tcp(case.client, case.vip, ACK).payload(b"a request that is long");
-            let _ = node
-                .run(Hook::TcIn, wires.uplink, &syn)
-                .sent_on(&flow, NEW);
+            let _ = node.run(Hook::TcIn, wires.uplink, &syn).sent_on(&flow, NEW);
             // Another change leaves it alone, and one that keeps its endpoint too.
             node.e4lb(TCP, case.vip, &[case.app, case.host], option::RESET);
             node.run(Hook::Xdp, wires.uplink, &data.bytes())
@@ -504,7 +508,11 @@ fn an_entry_that_is_gone_resets_its_flows_and_an_answer_is_reset_too() {
             node.arrived_on = wires.uplink;
             let seen = node.run(Hook::TcOut, wires.app1, &answer);
             assert_eq!(seen.reasons, [Reason::NatTargetGone]);
-            assert_eq!((seen.action, seen.gone), (2, 2), "nobody to answer to there");
+            assert_eq!(
+                (seen.action, seen.gone),
+                (2, 2),
+                "nobody to answer to there"
+            );
         }
     });
 }

@@ -184,9 +184,23 @@ fn saving_a_load_balancers_entry_keeps_all_of_it() {
     assert!(add_nat(&file.0, &entry).unwrap());
     assert_eq!(load(&file.0).unwrap().nat, vec![entry.clone()]);
     assert!(!add_nat(&file.0, &entry).unwrap());
-    let mesh = del_nat(&file.0, System::Mesh, entry.direction, entry.proto, to, None);
+    let mesh = del_nat(
+        &file.0,
+        System::Mesh,
+        entry.direction,
+        entry.proto,
+        to,
+        None,
+    );
     assert!(!mesh.unwrap(), "another system's entry");
-    let e4lb = del_nat(&file.0, System::E4lb, entry.direction, entry.proto, to, None);
+    let e4lb = del_nat(
+        &file.0,
+        System::E4lb,
+        entry.direction,
+        entry.proto,
+        to,
+        None,
+    );
     assert!(e4lb.unwrap());
     assert_eq!(file.text(), UPLINK);
 }
