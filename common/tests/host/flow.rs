@@ -31,7 +31,8 @@ fn entry<A: Address>(key: &FlowKey<A>) -> Flow<A> {
         created: 1,
         nf: 0xff,
         tcp: 1,
-        pad: [1; 2],
+        opt: 0xff,
+        pad: 1,
     };
     flow.start(key, 7, 5 << 30 | 3);
     flow
@@ -124,8 +125,14 @@ fn a_new_entry_has_no_past() {
         (0, 0, 0, 0, nf::ALLOW)
     );
     assert_eq!(
-        (flow.generation, flow.last_seen_ns, flow.created, flow.pad),
-        (7, 5 << 30 | 3, 5, [0; 2])
+        (
+            flow.generation,
+            flow.last_seen_ns,
+            flow.created,
+            flow.opt,
+            flow.pad
+        ),
+        (7, 5 << 30 | 3, 5, 0, 0)
     );
     assert_eq!((flow.addr_delta, flow.port_delta), (0, 0));
 }
