@@ -9,7 +9,7 @@ use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh};
 use fsm_common::{
     bpf::fib::{Host as _, device},
     flow::{Flow, nf, opt},
-    maps::{MARK_REINJECTED, Xcfg},
+    maps::MARK_REINJECTED,
     parse::Parsed,
     reason::Reason,
     stats::{Hook, Verdict},
@@ -19,39 +19,47 @@ use crate::{
     At, NEXT, Outcome,
     ctx::Skb,
     redirect::{ethernet, hop},
-    translate::{Apply, translate},
+    translate::Apply,
 };
 
-/// Does with a packet what its flow says.
+/// Whether a packet is translated only where it leaves.
+///
+/// # Errors
+/// [`Reason::HopLimit`] where it can go no further.
 #[inline(always)]
-pub fn act<F: Apply>(
+pub fn waits<A>(at: At, packet: &Parsed<A>, flow: &Flow<A>) -> Result<bool, Reason> {
+    if at.hook as u8 != Hook::TcIngress as u8 {
+        return Ok(false);
+    }
+    if flow.opt & opt::FULL_NAT == 0 {
+        return Ok(flow.nf & nf::REPLY != 0);
+    }
+    if packet.hop_limit <= 1 {
+        return Err(Reason::HopLimit);
+    }
+    Ok(false)
+}
+
+/// Lets a translated packet go on, or sends it.
+#[inline(always)]
+pub fn send<F: Apply>(
     skb: &Skb,
     at: At,
-    cfg: &Xcfg,
     packet: &Parsed<F::Addr>,
     flow: &Flow<F::Addr>,
 ) -> Outcome {
-    let arrives = at.hook as u8 == Hook::TcIngress as u8;
-    let is_full = flow.opt & opt::FULL_NAT != 0;
-    if arrives && !is_full && flow.nf & nf::REPLY != 0 {
-        return Ok((Verdict::Pass, NEXT));
-    }
-    if arrives && is_full && packet.hop_limit <= 1 {
-        return Err(Reason::HopLimit.into());
-    }
-    translate::<F>(skb, cfg, packet, flow)?;
-    if !arrives {
+    if at.hook as u8 != Hook::TcIngress as u8 {
         return Ok((Verdict::Nat, NEXT));
     }
     // Where it leaves, it is neither judged nor steered again.
     skb.set_mark(MARK_REINJECTED);
-    if !is_full {
+    if flow.opt & opt::FULL_NAT == 0 {
         return Ok((Verdict::Nat, NEXT));
     }
     Ok((Verdict::Nat, send_on::<F>(skb, packet, flow)?))
 }
 
-/// Whether the packet leaves as [`act`] has sent it on: all is done already. What this host itself sends may have
+/// Whether the packet leaves as [`send`] has let it go: all is done already. What this host itself sends may have
 /// any mark.
 #[inline(always)]
 pub fn was_sent_on(skb: &Skb, at: At) -> bool {

@@ -174,10 +174,14 @@ fn act<F: Apply>(
         packet.tcp_flags,
     );
     if flow.nf & nf::XNAT != 0 {
-        if flow.opt & opt::BALANCED != 0 {
-            return balance::act::<F>(skb, at, cfg, packet, flow);
+        let is_balanced = flow.opt & opt::BALANCED != 0;
+        if is_balanced && balance::waits(at, packet, flow)? {
+            return Ok((Verdict::Pass, NEXT));
         }
         translate::translate::<F>(skb, cfg, packet, flow)?;
+        if is_balanced {
+            return balance::send::<F>(skb, at, packet, flow);
+        }
         if at.place == Place::EndpointOut && flow.nf & nf::REPLY == 0 {
             return redirect::back_to_gateway(skb);
         }

@@ -8,13 +8,13 @@ use super::{
     fib::{self, Host},
     judge::Next,
     maps::{FSM_XCFG, Tables},
-    steer::{find, to_endpoint, unusable},
+    steer::{ALL_KINDS, find, to_endpoint, unusable},
     store::store,
 };
 use crate::{
     flow::{Address, Flow, FlowKey, nf, opt},
     maps::{IfaceEntry, Xcfg, sys},
-    nat::{self, MAX_ENDPOINTS, NatKey, NatValue, dir, option},
+    nat::{self, MAX_ENDPOINTS, NatKey, NatValue, dir, kind, option},
     parse::Parsed,
     reason::Reason,
     scratch::Scratch,
@@ -24,11 +24,13 @@ use crate::{
 #[inline(always)]
 fn entry<F: Tables>(key: &FlowKey<F::Addr>, nat_key: &mut NatKey) -> Option<*mut NatValue> {
     let cfg = FSM_XCFG.get(u32::from(sys::E4LB))?;
-    find::<F>(cfg, sys::E4LB, dir::INGRESS, key, nat_key)
+    let kinds = kind::ADDR_PORT | kind::ADDR;
+    find::<F>(cfg, sys::E4LB, dir::INGRESS, kinds, key, nat_key)
 }
 
-/// Whether the packet is for a virtual address; asked where `feature::E4LB` is on.
-#[inline(always)]
+/// Whether the packet is for a virtual address; asked where `feature::E4LB` is on. Subprograms, this and the next,
+/// so that the verifier sees one answer of all the ways to it.
+#[inline(never)]
 pub fn is_virtual<F: Tables>(key: &FlowKey<F::Addr>) -> bool {
     F::scratch().is_some_and(|scratch| {
         // SAFETY: this CPU's own entry, and no other program runs on this CPU before this one ends.
@@ -80,13 +82,13 @@ pub fn balance<F: Tables, H: Host>(
 }
 
 /// Whether the entry for the flow's destination, or the whole entry, no longer has the flow's endpoint.
-#[inline(always)]
-pub fn is_target_gone<F: Tables>(
-    cfg: &Xcfg,
-    key: &FlowKey<F::Addr>,
-    flow: &Flow<F::Addr>,
-    nat_key: &mut NatKey,
-) -> bool {
+#[inline(never)]
+pub fn is_target_gone<F: Tables>(cfg: &Xcfg, key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> bool {
+    let Some(scratch) = F::scratch() else {
+        return false;
+    };
+    // SAFETY: this CPU's own entry, and no other program runs on this CPU before this one ends.
+    let nat_key = unsafe { &mut (*scratch).nat };
     let is_reply = flow.nf & nf::REPLY != 0;
     let (addr, port) = if is_reply {
         (key.saddr, key.sport)
@@ -102,7 +104,7 @@ pub fn is_target_gone<F: Tables>(
         } else {
             dir::EGRESS
         };
-        find::<F>(cfg, sys::MESH, dir, &original, nat_key)
+        find::<F>(cfg, sys::MESH, dir, ALL_KINDS, &original, nat_key)
     };
     let Some(entry) = found else { return true };
     // SAFETY: map value, readable until the program ends.

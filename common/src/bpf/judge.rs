@@ -207,7 +207,7 @@ fn judge_again<F: Tables, H: Host>(
     if verdict == acl::DENY {
         return Err(Reason::AclDeny);
     }
-    if flow.opt & opt::RESET != 0 && is_target_gone::<F>(cfg, key, flow, &mut scratch.nat) {
+    if flow.opt & opt::RESET != 0 && is_target_gone::<F>(cfg, key, flow) {
         return end_flow::<F>(packet, flow);
     }
     count::reason(Reason::FlowRejudged);

@@ -32,7 +32,7 @@ pub fn steer<F: Tables>(
         return Ok(None);
     }
     let flags = F::flags(cfg);
-    let Some(entry) = find::<F>(cfg, sys::MESH, dir, key, &mut scratch.nat) else {
+    let Some(entry) = find::<F>(cfg, sys::MESH, dir, ALL_KINDS, key, &mut scratch.nat) else {
         let escape = if is_udp {
             flags::UDP_ESCAPE
         } else {
@@ -65,18 +65,23 @@ pub fn steer<F: Tables>(
     Ok(Some(next))
 }
 
-/// The entry of a system for a packet, as far as that system's kinds and flags let it be looked up.
+/// Every kind that an entry can be of.
+pub(super) const ALL_KINDS: u32 = 0xf;
+
+/// The entry of a system for a packet, of these kinds, as far as that system's own kinds and flags let it be
+/// looked up.
 #[inline(always)]
 pub(super) fn find<F: Tables>(
     cfg: &Xcfg,
     sys: u8,
     dir: u8,
+    kinds: u32,
     key: &FlowKey<F::Addr>,
     nat_key: &mut NatKey,
 ) -> Option<*mut NatValue> {
     let is_udp = key.proto == IpProto::UDP.0;
-    let kinds =
-        cfg.nat_kinds >> nat::kind::shift(dir, is_udp, F::V6) & enabled(F::flags(cfg), is_udp);
+    let there = cfg.nat_kinds >> nat::kind::shift(dir, is_udp, F::V6);
+    let kinds = there & enabled(F::flags(cfg), is_udp) & kinds;
     *nat_key = NatKey {
         proto: key.proto,
         dir,
