@@ -136,7 +136,7 @@ fn what_an_app_behind_a_bridge_receives_goes_to_the_gateway_first() {
         ],
     );
     net.spawn("n", &[BINARY, "--config", &file]);
-    for _ in 0..100 {
+    for _ in 0..400 {
         if PathBuf::from(format!("{dir}/api.sock")).exists() {
             break;
         }
