@@ -216,6 +216,16 @@ pub mod nf {
     pub const TRUST: u8 = 64;
 }
 
+/// Bits of [`Flow::opt`]: what its NAT entry asked for. Alike in both directions.
+pub mod opt {
+    /// Made by a load balancer's entry (`sys::E4LB`).
+    pub const BALANCED: u8 = 1;
+    /// The client's address is translated too.
+    pub const FULL_NAT: u8 = 2;
+    /// Ends when the entry no longer has its endpoint (`on_removed = "reset"`).
+    pub const RESET: u8 = 4;
+}
+
 /// State of one direction of a flow. Mirrored in both directions where both need it.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -242,8 +252,9 @@ pub struct Flow<A> {
     pub generation: u32,
     /// Interface whose hook counts this direction; 0 until its first packet.
     pub ifindex: u32,
-    /// CLOCK_MONOTONIC when the flow was made, in units of [`CREATED_UNIT_NS`] (28 bits); above it this
-    /// direction's TCP window scale. See [`Flow::created`] and [`Flow::scale`].
+    /// CLOCK_MONOTONIC when the flow was made, in units of [`CREATED_UNIT_NS`] (24 bits, 208 days); above it
+    /// bits of [`opt`] (4 bits) and this direction's TCP window scale (4 bits). See [`Flow::age`],
+    /// [`Flow::opt`] and [`Flow::scale`].
     pub born: u32,
     /// TCP: the sequence number after the last byte sent in this direction, host order.
     pub seq_end: u32,
@@ -263,10 +274,22 @@ crate::pod!(Flow<[u8; 4]>);
 crate::pod!(Flow<[u8; 16]>);
 
 impl<A> Flow<A> {
-    /// When the flow was made, in units of [`CREATED_UNIT_NS`].
+    /// How long ago the flow was made, in units of [`CREATED_UNIT_NS`].
     #[inline(always)]
-    pub fn created(&self) -> u32 {
-        self.born & CREATED_BITS
+    pub fn age(&self, now_ns: u64) -> u32 {
+        ((now_ns >> 30) as u32).wrapping_sub(self.born) & CREATED_BITS
+    }
+
+    /// Bits of [`opt`].
+    #[inline(always)]
+    pub fn opt(&self) -> u8 {
+        (self.born >> OPT_SHIFT) as u8 & OPT_BITS
+    }
+
+    /// Adds bits of [`opt`].
+    #[inline(always)]
+    pub fn add_opt(&mut self, bits: u8) {
+        self.born |= u32::from(bits & OPT_BITS) << OPT_SHIFT;
     }
 
     /// TCP window scale of this direction (RFC 7323 §2.2).
@@ -279,7 +302,8 @@ impl<A> Flow<A> {
     #[inline(always)]
     pub fn set_scale(&mut self, scale: u8) {
         let scale = if scale > MAX_SCALE { MAX_SCALE } else { scale };
-        self.born = self.born & CREATED_BITS | u32::from(scale) << SCALE_SHIFT;
+        let rest = self.born & ((1 << SCALE_SHIFT) - 1);
+        self.born = rest | u32::from(scale) << SCALE_SHIFT;
     }
 }
 
@@ -372,5 +396,7 @@ impl<A: Address> Flow<A> {
 
 /// Unit of [`Flow::created`]: 2^30 ns, a shift in the kernel instead of a division.
 pub const CREATED_UNIT_NS: u64 = 1 << 30;
+const CREATED_BITS: u32 = (1 << OPT_SHIFT) - 1;
+const OPT_SHIFT: u32 = 24;
+const OPT_BITS: u8 = 0xf;
 const SCALE_SHIFT: u32 = 28;
-const CREATED_BITS: u32 = (1 << SCALE_SHIFT) - 1;

@@ -59,9 +59,13 @@ pub mod feature {
     pub const SKIP_CIDR4: u32 = 2;
     /// `fsm_skip6` has entries.
     pub const SKIP_CIDR6: u32 = 4;
+    /// `fsm_xnat` has entries of [`sys::E4LB`](super::sys::E4LB); their kinds and flags are in that system's
+    /// entry of `fsm_xcfg`.
+    pub const E4LB: u32 = 8;
 }
 
-/// Bit of `skb->mark` on a packet that the app's device sent back to the gateway; cleared on arrival.
+/// Bit of `skb->mark` on a packet that the app's device sent back to the gateway; cleared on arrival. Also on
+/// one that a load balancer's entry has sent on; cleared where it leaves.
 pub const MARK_REINJECTED: u32 = 0x4000_0000;
 /// Entries of `fsm_iface` and `fsm_ifstats`; a power of two.
 pub const IFACE_SLOTS: u32 = 1024;
@@ -170,6 +174,24 @@ shared! {
         pub pad: [u8; 4],
     }
 
+    /// Key of `fsm_vip`: an address of a load balancer on a device. Read and written by user space only.
+    pub struct VipKey {
+        /// Address, IPv4 in the first four bytes.
+        pub addr: [u8; 16],
+        /// Device.
+        pub ifindex: u32,
+        /// 1 for IPv6.
+        pub v6: u8,
+        /// Always zero.
+        pub pad: [u8; 3],
+    }
+
+    /// Value of `fsm_vip`.
+    pub struct Vip {
+        /// 1 where the daemon put the address onto the device, so that it is taken off again.
+        pub added: u64,
+    }
+
     /// Value of `fsm_skip4` and `fsm_skip6`.
     pub struct Skip {
         /// Bits of [`skip`].
@@ -227,6 +249,10 @@ pub mod slow {
     pub const KNOWN4: u32 = 6;
     /// `fsm_prog`: the same for IPv6.
     pub const KNOWN6: u32 = 7;
+    /// `fsm_prog`: flows that end with their endpoint, after a change of policy; IPv4.
+    pub const ENDED4: u32 = 8;
+    /// `fsm_prog`: the same for IPv6.
+    pub const ENDED6: u32 = 9;
     /// `fsm_prog_xdp`: IPv4.
     pub const XDP4: u32 = 0;
     /// `fsm_prog_xdp`: IPv6.
@@ -270,6 +296,7 @@ macro_rules! for_each_map {
             FSM_SCRATCH6 "fsm_scratch6" PerCpuArray<u32, Scratch<[u8; 16]>> 1, 0;
             FSM_PROG "fsm_prog" ProgramArray<u32, u32> 16, 0;
             FSM_PROG_XDP "fsm_prog_xdp" ProgramArray<u32, u32> 8, 0;
+            FSM_VIP "fsm_vip" HashMap<VipKey, Vip> 1024, NO_PREALLOC;
             FSM_TRIP "fsm_trip" HashMap<TraceIp, TraceOn> 1024, NO_PREALLOC;
             FSM_TRPT "fsm_trpt" HashMap<TracePort, TraceOn> 1024, NO_PREALLOC;
         }

@@ -24,6 +24,24 @@ pub mod select {
     pub const ROUND_ROBIN: u8 = 1;
 }
 
+/// Bits of [`NatValue::options`].
+pub mod option {
+    /// Full NAT always: the client's address becomes the destination's (e4lb).
+    pub const SOURCE_VIP: u64 = 1;
+    /// Full NAT never (e4lb).
+    pub const SOURCE_CLIENT: u64 = 2;
+    /// Flows whose endpoint is gone from the entry end; without it they drain.
+    pub const RESET: u64 = 4;
+}
+
+/// Bits of [`NatEndpoint::flags`].
+pub mod endpoint_flag {
+    /// The daemon probes it.
+    pub const CHECKED: u8 = 1;
+    /// Its probes have failed: it is not active for that reason.
+    pub const DOWN: u8 = 2;
+}
+
 /// Which kinds of entry exist, for one family: bit `kind + 4 * (dir * 2 + is_udp)`; IPv6 is shifted by 16.
 pub mod kind {
     /// Address and port.
@@ -73,7 +91,7 @@ shared! {
         pub ifindex: u32,
         /// Next hop's MAC (e4lb), or zero.
         pub mac: [u8; 6],
-        /// The seed's flags.
+        /// Bits of [`endpoint_flag`].
         pub flags: u8,
         /// 1 while it takes new flows.
         pub active: u8,
@@ -89,6 +107,8 @@ shared! {
         pub select: u8,
         /// 0 where no endpoint is active.
         pub usable: u8,
+        /// Bits of [`option`].
+        pub options: u64,
         /// Endpoint index for each slot; the last three bytes are padding.
         pub table: [u8; 1024],
         /// The endpoints.
@@ -198,6 +218,12 @@ pub fn flow_hash<A: Address>(saddr: A, daddr: A, sport: [u8; 2], dport: [u8; 2])
     hash = (hash ^ hash >> 16).wrapping_mul(0x7feb_352d);
     hash = (hash ^ hash >> 15).wrapping_mul(0x846c_a68b);
     hash ^ hash >> 16
+}
+
+/// A source port for a translated flow of this hash: 1024 to 65535, never a privileged one; network byte order.
+#[inline(always)]
+pub const fn own_port(hash: u32) -> [u8; 2] {
+    (1024 + (((hash & 0xffff) * 64512) >> 16) as u16).to_be_bytes()
 }
 
 /// The Maglev slot of a hash: its share of the range, by a multiplication that the verifier can bound.

@@ -69,6 +69,12 @@ reasons! {
     Internal = 16, "internal", drop;
     /// first fragment too short to hold the ports
     FragmentTiny = 17, "fragment_tiny", drop;
+    /// the flow's NAT endpoint is gone and the entry says on_removed = "reset"
+    NatTargetGone = 18, "nat_target_gone", drop;
+    /// hop limit ends at this load balancer
+    HopLimit = 19, "hop_limit", drop;
+    /// no route to a load balancer's endpoint, or back to its client
+    NoRoute = 20, "no_route", drop;
     /// the flow table is full; passed because node.fail is open
     TableFullOpen = 32, "flow_table_full_open", note;
     /// no active endpoint; passed because node.fail is open

@@ -28,6 +28,14 @@ pub struct FibLookup {
 
 const _: () = assert!(size_of::<FibLookup>() == 64);
 
+impl FibLookup {
+    /// The answer's MACs, source and destination; the second is zero while the neighbour is not resolved.
+    #[inline(always)]
+    pub fn macs(&self) -> ([u8; 6], [u8; 6]) {
+        (self.smac, self.dmac)
+    }
+}
+
 /// One CPU's work space for one address family.
 #[repr(C, align(8))]
 pub struct Scratch<A> {

@@ -15,7 +15,7 @@ use fsm_common::{
         maps::{FSM_PROG, xcfg},
     },
     checksum,
-    flow::{Address as _, Flow, FlowKey, V4, V6, nf},
+    flow::{Address as _, Flow, FlowKey, V4, V6, nf, opt},
     maps::{Xcfg, slow},
     parse::{Parsed, quoted4, quoted6},
     reason::Reason,
@@ -95,7 +95,8 @@ fn run<F: Quote>(skb: &Skb, packet: &Parsed<F::Addr>) -> Outcome {
     skb.write(ports_at & 0x3ff, [s[0], s[1], d[0], d[1]])
         .ok_or(Reason::Truncated)?;
     F::write_quote(skb, inner, flow).ok_or(Reason::Truncated)?;
-    let from_end = packet.key.saddr.same(&answer.saddr);
+    // A load balancer's address is this host's own, and the stack takes such a source from no device.
+    let from_end = packet.key.saddr.same(&answer.saddr) && flow.opt() & opt::BALANCED == 0;
     let outer = Flow {
         to_saddr: if from_end {
             flow.to_saddr

@@ -16,7 +16,7 @@ use fsm_common::{
     parse::Parsed,
     policy::acl,
     reason::Reason,
-    stats::Hook,
+    stats::{Hook, Verdict},
     view::PacketView as _,
 };
 
@@ -45,9 +45,11 @@ pub fn fsm_tc_known6(ctx: TcContext) -> i32 {
 pub fn call<F: Apply>(skb: &Skb, at: At, packet: &Parsed<F::Addr>, why: u8) -> Outcome {
     let slot = if F::V6 { slow::KNOWN6 } else { slow::KNOWN4 };
     let scratch = F::scratch().ok_or(Reason::Internal)?;
-    // SAFETY: this CPU's own entry; a tail call stays on this CPU.
+    // SAFETY: this CPU's own entry; a tail call stays on this CPU. The packet may be there already.
     unsafe {
-        (*scratch).packet = *packet;
+        if !core::ptr::eq(packet, &raw const (*scratch).packet) {
+            (*scratch).packet = *packet;
+        }
         (*scratch).verdict = u64::from(why);
         (*scratch).hook = at.hook as u64;
     }
@@ -82,18 +84,28 @@ fn run<F: Apply>(skb: &Skb, at: At) -> Outcome {
     // SAFETY: this CPU's own entry, filled by `call`; the packet in it stays as it is.
     let (packet, why) = unsafe { (&(*scratch).packet, (*scratch).verdict) };
     measure(skb, packet, scratch);
-    if why == u64::from(AGAIN) {
-        if again::<F, _>(skb, cfg, at.iface, at.place, packet).next()? == Next::Flow
-            && let Some(flow) = F::flow(&packet.key)
-        {
-            // SAFETY: map value, readable until the program ends; fields have one writer (see `flow`).
-            let flow = unsafe { &mut *flow };
-            return act::<F, false>(skb, at, cfg, packet, flow, skb.now_ns());
-        }
-    } else if half::<F, _>(skb, cfg, at.iface, at.place, packet).next()? == Next::Flow {
+    let is_half = why != u64::from(AGAIN);
+    let judgement = if is_half {
+        half::<F, _>(skb, cfg, at.iface, at.place, packet)
+    } else {
+        again::<F, _>(skb, cfg, at.iface, at.place, packet)
+    };
+    match judgement.next() {
         // Counted already; the entry may be evicted at any moment, this copy of it is ours.
         // SAFETY: as above.
-        return forward::<F>(skb, at, cfg, packet, unsafe { &(*scratch).flow });
+        Ok(Next::Flow) if is_half => {
+            return forward::<F>(skb, at, cfg, packet, unsafe { &(*scratch).flow });
+        }
+        Ok(Next::Flow) => {
+            if let Some(flow) = F::flow(&packet.key) {
+                // SAFETY: map value, readable until the program ends; fields have one writer (see `flow`).
+                let flow = unsafe { &mut *flow };
+                return act::<F, false>(skb, at, cfg, packet, flow, skb.now_ns());
+            }
+        }
+        Ok(Next::Pass) => return Ok((Verdict::Pass, NEXT)),
+        Ok(Next::New) => {}
+        Err(reason) => return Err(reason),
     }
     match ask_acl::<F>(cfg, at.place, &packet.key) {
         acl::DENY => Err(Reason::AclDeny.into()),

@@ -9,12 +9,15 @@
 #![no_std]
 #![no_main]
 
+mod balance;
 mod ctx;
+mod ended;
 mod icmp;
 mod known;
 mod origin;
 mod probe;
 mod redirect;
+mod reset;
 mod slow;
 mod translate;
 
@@ -28,8 +31,8 @@ use fsm_common::{
         judge::{AGAIN, HALF, ask_acl, early},
         maps::{iface, xcfg},
     },
-    flow::{Flow, V4, V6, nf},
-    maps::{IfaceEntry, MARK_REINJECTED, Xcfg},
+    flow::{Flow, V4, V6, nf, opt},
+    maps::{IfaceEntry, MARK_REINJECTED, Xcfg, feature},
     parse::{self, Parsed},
     policy::acl,
     reason::Reason,
@@ -112,6 +115,9 @@ fn run(skb: &Skb, at: At) -> Outcome {
     }
     skb.pull_headers();
     let cfg = xcfg().ok_or(Reason::Internal)?;
+    if cfg.features & feature::E4LB != 0 && balance::was_sent_on(skb, at) {
+        return Ok((Verdict::Pass, NEXT));
+    }
     let link = parse::link(skb)?;
     match link.ethertype {
         EtherType::IPV4 => packet::<V4>(skb, at, cfg, parse::ipv4(skb, link.l3)?),
@@ -121,7 +127,7 @@ fn run(skb: &Skb, at: At) -> Outcome {
 }
 
 #[inline(always)]
-fn packet<F: Apply>(skb: &Skb, at: At, cfg: &Xcfg, mut packet: Parsed<F::Addr>) -> Outcome {
+fn packet<F: reset::Head>(skb: &Skb, at: At, cfg: &Xcfg, mut packet: Parsed<F::Addr>) -> Outcome {
     if packet.is_neighbour_discovery() {
         return Ok((Verdict::Pass, NEXT));
     }
@@ -149,9 +155,16 @@ fn packet<F: Apply>(skb: &Skb, at: At, cfg: &Xcfg, mut packet: Parsed<F::Addr>) 
             {
                 return act::<F, true>(skb, at, cfg, &packet, flow, now_ns);
             }
+            if flow.generation != cfg.generation && flow.opt() & opt::RESET != 0 {
+                return ended::call::<F>(skb, at, &packet, AGAIN);
+            }
             return known::call::<F>(skb, at, &packet, AGAIN);
         }
-    } else if F::half_at(&key).is_some() {
+    // SAFETY: map value, readable until the program ends; only asked whether it is to end.
+    } else if let Some(half) = F::half_at(&key).map(|half| unsafe { &*half }) {
+        if half.generation != cfg.generation && half.opt() & opt::RESET != 0 {
+            return ended::call::<F>(skb, at, &packet, HALF);
+        }
         return known::call::<F>(skb, at, &packet, HALF);
     }
     match ask_acl::<F>(cfg, at.place, &packet.key) {
@@ -188,7 +201,14 @@ fn forward<F: Apply>(
     flow: &Flow<F::Addr>,
 ) -> Outcome {
     if flow.nf & nf::XNAT != 0 {
+        let is_balanced = flow.opt() & opt::BALANCED != 0;
+        if is_balanced && balance::waits(at, packet, flow)? {
+            return Ok((Verdict::Pass, NEXT));
+        }
         translate::translate::<F>(skb, cfg, packet, flow)?;
+        if is_balanced {
+            return balance::send::<F>(skb, at, packet, flow);
+        }
         if at.place == Place::EndpointOut && flow.nf & nf::REPLY == 0 {
             return redirect::back_to_gateway(skb);
         }

@@ -60,7 +60,7 @@ pub fn to_app<F: Apply>(
 
 /// One hop less, as a router does.
 #[inline(always)]
-fn hop<F: Apply>(skb: &Skb, l3: usize, hop_limit: u8) -> Option<()> {
+pub fn hop<F: Apply>(skb: &Skb, l3: usize, hop_limit: u8) -> Option<()> {
     if F::V6 {
         let [next, _] = skb.read::<2>(l3 + 6)?;
         return skb.write(l3 + 6, [next, hop_limit - 1]);
@@ -68,8 +68,9 @@ fn hop<F: Apply>(skb: &Skb, l3: usize, hop_limit: u8) -> Option<()> {
     skb.write(l3 + 8, one_hop(skb.read::<4>(l3 + 8)?, hop_limit))
 }
 
+/// Sets destination and source MAC.
 #[inline(always)]
-fn ethernet(skb: &Skb, d: [u8; 6], s: [u8; 6]) -> Option<()> {
+pub fn ethernet(skb: &Skb, d: [u8; 6], s: [u8; 6]) -> Option<()> {
     skb.write(
         0,
         [

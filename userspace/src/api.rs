@@ -41,6 +41,11 @@ pub enum Request {
     TraceAdd(TraceArgs),
     /// Stop tracing it.
     TraceDel(TraceArgs),
+    /// Announce a virtual address, or all: a list of [`Announced`].
+    ArpAnnounce {
+        /// The address.
+        vip: Option<String>,
+    },
     /// Remove everything and end.
     Down,
 }
@@ -75,8 +80,29 @@ pub struct NatArgs {
     pub endpoints: Vec<String>,
     /// `maglev` or `round-robin`.
     pub select: String,
+    /// `mesh` or `e4lb`.
+    pub system: String,
+    /// The uplink of a virtual address.
+    pub interface: Option<String>,
+    /// `auto`, `client` or `vip`.
+    pub source: String,
+    /// `drain` or `reset`.
+    pub on_removed: String,
+    /// `tcp`, `http` or `http:/path`; without it an entry keeps what it has.
+    pub health: Option<String>,
     /// Write it to the configuration too.
     pub save: bool,
+}
+
+/// A virtual address that was announced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announced {
+    /// The address.
+    pub vip: String,
+    /// The device.
+    pub interface: String,
+    /// The MAC that it has there.
+    pub mac: String,
 }
 
 /// What to trace: exactly one of the two.

@@ -10,7 +10,7 @@ use fsm_common::{
     flow::{Flow, FlowKey},
     maps::{
         IfaceEntry, LAYOUT, MAPS, MapKind, MapSpec, Origin, OriginKey, Skip, TraceIp, TraceOn,
-        TracePort, Xcfg, name, sys,
+        TracePort, Vip, VipKey, Xcfg, name, sys,
     },
     nat::{NatKey, NatValue},
     policy::{Acl4Key, Acl6Key, AclValue, Cidr4Key, Cidr6Key, CidrRules},
@@ -171,6 +171,8 @@ pub struct Maps {
     pub skip4: LpmTrie<MapData, [u8; 4], Skip>,
     /// Excluded IPv6 CIDRs.
     pub skip6: LpmTrie<MapData, [u8; 20], Skip>,
+    /// Virtual addresses.
+    pub vip: HashMap<MapData, VipKey, Vip>,
     /// Traced addresses.
     pub trip: HashMap<MapData, TraceIp, TraceOn>,
     /// Traced ports.
@@ -212,6 +214,7 @@ impl Maps {
             skip_port: pinned(at(name::FSM_SKIP_PORT), Map::Array)?,
             skip4: pinned(at(name::FSM_SKIP4), Map::LpmTrie)?,
             skip6: pinned(at(name::FSM_SKIP6), Map::LpmTrie)?,
+            vip: pinned(at(name::FSM_VIP), Map::HashMap)?,
             trip: pinned(at(name::FSM_TRIP), Map::HashMap)?,
             trpt: pinned(at(name::FSM_TRPT), Map::HashMap)?,
             dir,

@@ -8,15 +8,15 @@ use std::{
 
 use fsm_common::{
     maps::{Skip, TraceIp, TraceOn, TracePort, feature, skip, sys},
-    nat::{self, MAX_ENDPOINTS, NatEndpoint, NatKey, NatValue, dir, select},
+    nat::{self, MAX_ENDPOINTS, NatEndpoint, NatKey, NatValue, dir, endpoint_flag, option, select},
     policy::{Acl4Key, Acl6Key, AclValue, CidrRules},
     wire::l3::IpProto,
 };
 use ipnet::IpNet;
 
 use crate::config::{
-    Acl, AclAction, AclProto, Config, Direction, Fail, Family, Nat, NatProto, NatTarget, PortRange,
-    Select,
+    Acl, AclAction, AclProto, Config, Direction, Fail, Family, Nat, NatProto, NatTarget, OnRemoved,
+    PortRange, Select, Source, System,
 };
 use crate::view::state::{State, timeout_s};
 
@@ -67,8 +67,10 @@ pub struct Model {
     pub flags: [u64; 2],
     /// Bits of `policy::kind`.
     pub acl_kinds: u32,
-    /// Bits of `nat::kind`.
+    /// Bits of `nat::kind` of the mesh's entries.
     pub nat_kinds: u32,
+    /// The same of load balancers' entries.
+    pub balance_kinds: u32,
     /// Bits of `maps::feature`.
     pub features: u32,
     /// `node.fail` is open.
@@ -104,8 +106,27 @@ impl Model {
     fn add_nat(&mut self, entry: &Nat) {
         let (key, kind) = nat_key(entry);
         let is_udp = entry.proto == NatProto::Udp;
-        self.nat_kinds |= kind << nat::kind::shift(key.dir, is_udp, key.v6 != 0);
-        self.nat.insert(key, nat_value(entry));
+        let bits = kind << nat::kind::shift(key.dir, is_udp, key.v6 != 0);
+        match entry.system {
+            System::Mesh => self.nat_kinds |= bits,
+            System::E4lb => {
+                self.balance_kinds |= bits;
+                self.features |= feature::E4LB;
+            }
+        }
+        self.nat.insert(key, nat_value(entry, |_| false));
+    }
+
+    /// Takes endpoints that are down out of an entry; gives its key and value.
+    pub fn set_health(
+        &mut self,
+        entry: &Nat,
+        is_down: impl Fn(&NatKey, SocketAddr) -> bool,
+    ) -> (NatKey, &NatValue) {
+        let (key, _) = nat_key(entry);
+        let value = nat_value(entry, |addr| is_down(&key, addr));
+        let slot = self.nat.entry(key).insert_entry(value);
+        (key, slot.into_mut())
     }
 
     fn add_exclusions(&mut self, config: &Config) {
@@ -231,27 +252,47 @@ pub fn nat_key(entry: &Nat) -> (NatKey, u32) {
             Direction::Egress => dir::EGRESS,
         },
         v6: u8::from(entry.family() == Family::Ipv6),
-        sys: sys::MESH,
+        sys: match entry.system {
+            System::Mesh => sys::MESH,
+            System::E4lb => sys::E4LB,
+        },
         pad: [0; 2],
     };
     (key, kind)
 }
 
-fn nat_value(entry: &Nat) -> NatValue {
+fn nat_value(entry: &Nat, is_down: impl Fn(SocketAddr) -> bool) -> NatValue {
+    let source = match entry.source {
+        Source::Auto => 0,
+        Source::Client => option::SOURCE_CLIENT,
+        Source::Vip => option::SOURCE_VIP,
+    };
+    let reset = match entry.on_removed {
+        OnRemoved::Drain => 0,
+        OnRemoved::Reset => option::RESET,
+    };
     let mut value = NatValue {
         ep_cnt: entry.endpoints.len().min(MAX_ENDPOINTS) as u16,
         select: match entry.select {
             Select::Maglev => select::MAGLEV,
             Select::RoundRobin => select::ROUND_ROBIN,
         },
+        options: source | reset,
         ..NatValue::ZERO
     };
     for (to, from) in value.endpoints.iter_mut().zip(&entry.endpoints) {
+        let is_down = is_down(from.addr);
+        let checked = match (&entry.health, is_down) {
+            (None, _) => 0,
+            (Some(_), false) => endpoint_flag::CHECKED,
+            (Some(_), true) => endpoint_flag::CHECKED | endpoint_flag::DOWN,
+        };
         *to = NatEndpoint {
             addr: wide(from.addr.ip()),
             port: from.addr.port().to_be_bytes(),
             weight: from.weight,
-            active: u8::from(from.active),
+            active: u8::from(from.active && !is_down),
+            flags: checked,
             ..NatEndpoint::ZERO
         };
     }

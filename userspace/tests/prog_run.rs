@@ -10,6 +10,8 @@ mod support;
 mod acl;
 #[path = "prog_run/bad.rs"]
 mod bad;
+#[path = "prog_run/e4lb.rs"]
+mod e4lb;
 #[path = "prog_run/exclude.rs"]
 mod exclude;
 #[path = "prog_run/flags.rs"]

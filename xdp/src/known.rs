@@ -71,8 +71,10 @@ fn run<F: Tables>(frame: &Frame, at: At) -> Outcome {
     } else {
         half::<F, _>(frame, cfg, at.iface, at.place, packet).next()?
     };
-    if next == Next::Flow {
-        return stored::<F>(frame, at, packet);
+    match next {
+        Next::Flow => return stored::<F>(frame, at, packet),
+        Next::Pass => return PASS,
+        Next::New => {}
     }
     match ask_acl::<F>(cfg, at.place, &packet.key) {
         acl::DENY => Err(Reason::AclDeny.into()),

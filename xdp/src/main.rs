@@ -26,7 +26,7 @@ use fsm_common::{
         judge::{AGAIN, HALF, ask_acl, early},
         maps::{iface, xcfg},
     },
-    flow::{Flow, V4, V6, nf},
+    flow::{Flow, V4, V6, nf, opt},
     maps::{IfaceEntry, Xcfg},
     parse::{self, Fragment, Parsed},
     policy::acl,
@@ -111,7 +111,7 @@ fn packet<F: Tables>(frame: &Frame, at: At, cfg: &Xcfg, packet: &Parsed<F::Addr>
     let Some(flow) = F::flow_at(&key) else {
         // SAFETY: map value, readable until the program ends; only asked which way the flow goes.
         if let Some(half) = F::half_at(&key).map(|half| unsafe { &*half }) {
-            let is_stale = half.generation != cfg.generation;
+            let is_stale = half.generation != cfg.generation && half.opt() & opt::RESET == 0;
             return if is_stale || (half.nf & nf::RDIR != 0 && is_whole) {
                 known::call::<F>(frame, packet, HALF)
             } else {
@@ -127,6 +127,10 @@ fn packet<F: Tables>(frame: &Frame, at: At, cfg: &Xcfg, packet: &Parsed<F::Addr>
     // SAFETY: map value, readable until the program ends; fields have one writer (see `flow`).
     let flow = unsafe { &mut *flow };
     if flow.generation != cfg.generation {
+        if flow.opt() & opt::RESET != 0 {
+            // TC ends it, with an answer, where its endpoint is gone.
+            return PASS;
+        }
         return known::call::<F>(frame, packet, AGAIN);
     }
     if flow.nf & nf::RDIR == 0 || !is_whole {

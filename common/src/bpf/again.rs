@@ -102,7 +102,12 @@ pub fn is_over<A: crate::flow::Address>(
 
 /// Removes both directions and the origin. `scratch.reply_key` is the key of the other direction.
 #[inline(always)]
-fn forget<F: Tables>(cfg: &Xcfg, key: &FlowKey<F::Addr>, bits: u8, scratch: &mut Scratch<F::Addr>) {
+pub fn forget<F: Tables>(
+    cfg: &Xcfg,
+    key: &FlowKey<F::Addr>,
+    bits: u8,
+    scratch: &mut Scratch<F::Addr>,
+) {
     F::remove(&scratch.reply_key);
     F::remove(key);
     if bits & nf::XNAT == 0 {

@@ -43,6 +43,47 @@ pub trait Host {
     const COUNTS: bool;
 }
 
+#[inline(always)]
+fn ask<F: Family, H: Host>(
+    host: &H,
+    ifindex: u32,
+    (src, dst): (F::Addr, F::Addr),
+    proto: u8,
+    params: &mut FibLookup,
+) -> i64 {
+    *params = FibLookup {
+        family: F::AF,
+        l4_protocol: proto,
+        sport: [0; 2],
+        dport: [0; 2],
+        tot_len: 0,
+        ifindex,
+        tos: 0,
+        src: src.widen(),
+        dst: dst.widen(),
+        vlan: 0,
+        smac: [0; 6],
+        dmac: [0; 6],
+    };
+    host.fib_lookup(&raw mut *params, size_of::<FibLookup>() as u32)
+}
+
+/// The device that leads from `addrs.0` to `addrs.1`; 0 where that is this host itself, or nowhere. The answer's
+/// MACs are then in `params`, see [`FibLookup::macs`].
+#[inline(always)]
+pub fn device<F: Family, H: Host>(
+    host: &H,
+    ifindex: u32,
+    addrs: (F::Addr, F::Addr),
+    proto: u8,
+    params: &mut FibLookup,
+) -> u32 {
+    match ask::<F, H>(host, ifindex, addrs, proto, params) {
+        SUCCESS | NO_NEIGH => params.ifindex,
+        _ => 0,
+    }
+}
+
 /// Asks the kernel for the way of a packet that arrived on `ifindex`.
 #[inline(always)]
 pub fn route<F: Family, H: Host>(
@@ -51,21 +92,8 @@ pub fn route<F: Family, H: Host>(
     packet: &Parsed<F::Addr>,
     params: &mut FibLookup,
 ) -> Route {
-    *params = FibLookup {
-        family: F::AF,
-        l4_protocol: packet.key.proto,
-        sport: [0; 2],
-        dport: [0; 2],
-        tot_len: 0,
-        ifindex,
-        tos: 0,
-        src: packet.key.saddr.widen(),
-        dst: packet.key.daddr.widen(),
-        vlan: 0,
-        smac: [0; 6],
-        dmac: [0; 6],
-    };
-    let result = host.fib_lookup(&raw mut *params, size_of::<FibLookup>() as u32);
+    let addrs = (packet.key.saddr, packet.key.daddr);
+    let result = ask::<F, H>(host, ifindex, addrs, packet.key.proto, params);
     if result == NOT_FORWARDED {
         return Route::Local;
     }

@@ -14,7 +14,7 @@ use super::{
     store::{Keep, no_room, origin},
 };
 use crate::{
-    flow::{Flow, FlowKey, nf},
+    flow::{Flow, FlowKey, nf, opt},
     maps::{IfaceEntry, Xcfg},
     parse::Parsed,
     reason::Reason,
@@ -112,7 +112,7 @@ fn of_flow<F: Tables, H: Host>(
     } else {
         (scratch.flow.side(), scratch.reply.side())
     };
-    let age = ((now_ns >> 30) as u32).wrapping_sub(scratch.flow.created());
+    let age = scratch.flow.age(now_ns);
     if is_settled(key.proto, orig, reply, age) {
         return settle::<F>(cfg, key, scratch);
     }
@@ -179,7 +179,7 @@ fn settle<F: Tables>(
     }
     F::half_remove(key);
     F::half_remove(&scratch.reply_key);
-    if scratch.flow.nf & nf::XNAT != 0 {
+    if scratch.flow.nf & nf::XNAT != 0 && scratch.flow.opt() & opt::BALANCED == 0 {
         scratch.forward = *key;
         if is_reply {
             (scratch.forward, scratch.reply_key) = (scratch.reply_key, *key);

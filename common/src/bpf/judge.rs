@@ -2,6 +2,7 @@
 //! redirect, or neither; in the end two flow entries (`store`).
 
 use super::{
+    balance::{balance, is_virtual},
     count,
     fib::{Host, Route, route},
     maps::{self, Acl, Tables},
@@ -11,7 +12,7 @@ use super::{
 use crate::{
     flags,
     flow::{Address, Flow, FlowKey, nf},
-    maps::{IfaceEntry, Xcfg, iface_flag, role},
+    maps::{IfaceEntry, Xcfg, feature, iface_flag, role},
     nat::dir,
     parse::{Parsed, has_ports},
     policy::{self, acl},
@@ -262,6 +263,13 @@ fn judge_new<F: Tables, H: Host>(
         // Only provisional, and would hide what is stored now.
         F::remove(key);
     }
+    // Before trust: a virtual address has nobody behind it.
+    if place == Place::UplinkIn
+        && cfg.features & feature::E4LB != 0
+        && let Some(balanced) = balance::<F, H>(host, cfg, iface, packet, scratch)?
+    {
+        return Ok(balanced);
+    }
     if verdict == acl::TRUSTED {
         return trust::<F, H>(host, cfg, iface, place, packet, scratch);
     }
@@ -301,7 +309,10 @@ pub fn judge_trusted<F: Tables, H: Host>(
     place: Place,
     packet: &Parsed<F::Addr>,
 ) -> Judgement {
-    if is_untracked(packet) {
+    let is_balanced = place == Place::UplinkIn
+        && cfg.features & feature::E4LB != 0
+        && is_virtual::<F>(&packet.key);
+    if is_balanced || is_untracked(packet) {
         return Judgement::new(Ok(Next::Pass));
     }
     let judged = scratch::<F, H>(host, cfg, iface, packet)

@@ -6,6 +6,7 @@
 )]
 
 mod again;
+pub mod balance;
 pub mod count;
 pub mod fib;
 pub mod fragment;
@@ -15,7 +16,7 @@ pub mod maps;
 mod steer;
 mod store;
 
-pub use again::again;
+pub use again::{again, forget};
 pub use half::half;
 pub use judge::{Dropped, Next, Place, judge, judge_trusted};
 pub use maps::Tables;

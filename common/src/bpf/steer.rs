@@ -7,9 +7,9 @@ use super::{
 };
 use crate::{
     flags,
-    flow::{Address, FlowKey, nf},
+    flow::{Address, FlowKey, nf, opt},
     maps::{Xcfg, feature, skip, sys},
-    nat::{self, MAGLEV_SLOTS, NatKey, NatValue, select},
+    nat::{self, MAGLEV_SLOTS, NatKey, NatValue, option, select},
     parse::Parsed,
     reason::Reason,
     scratch::Scratch,
@@ -31,15 +31,7 @@ pub fn steer<F: Tables>(
         return Ok(None);
     }
     let flags = F::flags(cfg);
-    scratch.nat = NatKey {
-        proto: key.proto,
-        dir,
-        v6: F::V6 as u8,
-        sys: sys::MESH,
-        ..NatKey::ZERO
-    };
-    let kinds = kinds & enabled(flags, is_udp);
-    let Some(entry) = nat::lookup(&Nat, kinds, &mut scratch.nat, key.daddr, key.dport) else {
+    let Some(entry) = find::<F>(cfg, sys::MESH, dir, ALL_KINDS, key, &mut scratch.nat) else {
         let escape = if is_udp {
             flags::UDP_ESCAPE
         } else {
@@ -54,22 +46,9 @@ pub fn steer<F: Tables>(
     // SAFETY: map value, readable until the program ends.
     let entry = unsafe { &mut *entry };
     if entry.usable == 0 {
-        return if cfg.fail_open != 0 {
-            count::reason(Reason::NatNoEndpointOpen);
-            Ok(None)
-        } else {
-            Err(Reason::NatNoEndpoint)
-        };
+        return unusable(cfg);
     }
-    let to = &mut scratch.forward;
-    *to = *key;
-    let endpoint = &entry.endpoints[choose(entry, key) & (nat::MAX_ENDPOINTS - 1)];
-    if endpoint.addr != [0; 16] {
-        to.daddr = F::Addr::narrow(endpoint.addr);
-    }
-    if endpoint.port != [0; 2] {
-        to.dport = endpoint.port;
-    }
+    to_endpoint(entry, key, &mut scratch.forward);
     let inbound = if dir == nat::dir::INGRESS {
         nf::INBOUND
     } else {
@@ -77,8 +56,61 @@ pub fn steer<F: Tables>(
     };
     scratch.flow.nf |= nf::XNAT | inbound;
     scratch.flow.nf &= !nf::PROVISIONAL;
+    if entry.options & option::RESET != 0 {
+        scratch.flow.add_opt(opt::RESET);
+    }
     scratch.flow.set_translation(key, &scratch.forward);
     Ok(Some(Next::Flow))
+}
+
+/// Every kind that an entry can be of.
+pub(super) const ALL_KINDS: u32 = 0xf;
+
+/// The entry of a system for a packet, of these kinds, as far as that system's own kinds and flags let it be
+/// looked up.
+#[inline(always)]
+pub(super) fn find<F: Tables>(
+    cfg: &Xcfg,
+    sys: u8,
+    dir: u8,
+    kinds: u32,
+    key: &FlowKey<F::Addr>,
+    nat_key: &mut NatKey,
+) -> Option<*mut NatValue> {
+    let is_udp = key.proto == IpProto::UDP.0;
+    let there = cfg.nat_kinds >> nat::kind::shift(dir, is_udp, F::V6);
+    let kinds = there & enabled(F::flags(cfg), is_udp) & kinds;
+    *nat_key = NatKey {
+        proto: key.proto,
+        dir,
+        v6: F::V6 as u8,
+        sys,
+        ..NatKey::ZERO
+    };
+    nat::lookup(&Nat, kinds, nat_key, key.daddr, key.dport)
+}
+
+/// What `node.fail` says of a flow whose entry has no active endpoint.
+#[inline(always)]
+pub(super) fn unusable(cfg: &Xcfg) -> Result<Option<Next>, Reason> {
+    if cfg.fail_open == 0 {
+        return Err(Reason::NatNoEndpoint);
+    }
+    count::reason(Reason::NatNoEndpointOpen);
+    Ok(None)
+}
+
+/// Makes `to` the tuple of `key` at the endpoint that is chosen for it.
+#[inline(always)]
+pub(super) fn to_endpoint<A: Address>(entry: &mut NatValue, key: &FlowKey<A>, to: &mut FlowKey<A>) {
+    *to = *key;
+    let endpoint = &entry.endpoints[choose(entry, key) & (nat::MAX_ENDPOINTS - 1)];
+    if endpoint.addr != [0; 16] {
+        to.daddr = A::narrow(endpoint.addr);
+    }
+    if endpoint.port != [0; 2] {
+        to.dport = endpoint.port;
+    }
 }
 
 /// The kinds of NAT entry that the flags leave on.
@@ -122,6 +154,7 @@ fn is_excluded<F: Tables>(cfg: &Xcfg, key: &FlowKey<F::Addr>, dir: u8) -> bool {
     cfg.features & cidrs != 0 && F::skip(&key.daddr) & u64::from(bit) != 0
 }
 
+/// Index of the endpoint for a new flow.
 #[inline(always)]
 fn choose<A: Address>(entry: &mut NatValue, key: &FlowKey<A>) -> usize {
     if entry.ep_cnt <= 1 {

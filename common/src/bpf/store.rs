@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     checksum, flags,
-    flow::{Address, Flow, FlowKey, nf},
+    flow::{Address, Flow, FlowKey, nf, opt},
     maps::{Origin, OriginKey, Xcfg, sys},
     nat,
     reason::Reason,
@@ -44,7 +44,8 @@ pub fn store<F: Tables>(
     }
     if reply != NO_ROOM {
         if F::half_insert(key, &scratch.flow, 0).is_ok() {
-            if is_nat != 0 && key.proto == IpProto::UDP.0 {
+            let is_balanced = scratch.flow.opt() & opt::BALANCED != 0;
+            if is_nat != 0 && !is_balanced && key.proto == IpProto::UDP.0 {
                 scratch.reply_key.set_reversed(&scratch.forward);
                 origin::<F>(cfg, key, scratch, Keep::Half);
             }
@@ -82,9 +83,7 @@ fn store_reply<F: Tables>(
     }
     for attempt in 0..PORT_TRIES {
         if attempt > 0 {
-            let pick = hash.wrapping_add(attempt.wrapping_mul(7919)) & 0xffff;
-            // 1024 to 65535: never a privileged port
-            scratch.forward.sport = (1024 + ((pick * 64512) >> 16) as u16).to_be_bytes();
+            scratch.forward.sport = nat::own_port(hash.wrapping_add(attempt.wrapping_mul(7919)));
             scratch.flow.set_translation(key, &scratch.forward);
         }
         scratch.reply_key.set_reversed(&scratch.forward);
@@ -145,6 +144,7 @@ impl<A: Address> Scratch<A> {
         (reply.to_sport, reply.to_dport) = (key.dport, key.sport);
         reply.addr_delta = checksum::opposite(flow.addr_delta);
         reply.port_delta = checksum::opposite(flow.port_delta);
+        reply.add_opt(flow.opt());
         reply.nf = flow.nf & !(nf::RDIR | nf::PROVISIONAL) | nf::REPLY;
     }
 }

@@ -126,8 +126,8 @@ fn a_new_entry_has_no_past() {
         (0, 0, 0, 0, nf::ALLOW)
     );
     assert_eq!(
-        (flow.generation, flow.last_seen_ns, flow.created()),
-        (7, 5 << 30 | 3, 5)
+        (flow.generation, flow.last_seen_ns, flow.age(7 << 30)),
+        (7, 5 << 30 | 3, 2)
     );
     assert_eq!((flow.addr_delta, flow.port_delta), (0, 0));
     assert_eq!(

@@ -52,6 +52,25 @@ proptest! {
     }
 
     #[test]
+    fn one_that_goes_down_moves_few_others_and_back_up_all_is_as_before(
+        weights in proptest::collection::vec(1u16..=10, 2..=12), which in any::<proptest::sample::Index>()
+    ) {
+        let mut endpoints: Vec<_> = weights.iter().zip(0..).map(|(&weight, i)| endpoint(i, weight)).collect();
+        let before = table(&endpoints).unwrap();
+        let gone = which.index(endpoints.len());
+        endpoints[gone].active = 0;
+        let without = table(&endpoints).unwrap();
+        let moved = (0..SLOTS)
+            .filter(|&slot| usize::from(before[slot]) != gone && before[slot] != without[slot])
+            .count();
+        let others = SLOTS - shares(&before, endpoints.len())[gone];
+        prop_assert!(moved * 100 <= others * 35, "{} of {} slots moved", moved, others);
+        prop_assert_eq!(shares(&without, endpoints.len())[gone], 0);
+        endpoints[gone].active = 1;
+        prop_assert_eq!(table(&endpoints).unwrap(), before);
+    }
+
+    #[test]
     fn any_endpoints_fill_or_say_no(
         list in proptest::collection::vec((any::<[u8; 4]>(), any::<u16>(), 0u8..2), 0..=MAX_ENDPOINTS)
     ) {

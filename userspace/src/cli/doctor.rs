@@ -54,6 +54,7 @@ pub fn run(global: &Global) -> Result<(), Failure> {
             "ipv6 forwarding",
             read("/proc/sys/net/ipv6/conf/all/forwarding").trim(),
         ),
+        rp_filter(read("/proc/sys/net/ipv4/conf/all/rp_filter").trim()),
     ];
     let failed = findings.iter().any(|finding| finding.result == "fail");
     Out::new(global.output).rows(findings)?;
@@ -205,6 +206,21 @@ fn forwarding(what: &'static str, switch: &str) -> Finding {
             "off".into(),
             "apps behind this node need it: sysctl net.*.forwarding",
         ),
+    }
+}
+
+fn rp_filter(switch: &str) -> Finding {
+    let what = "rp_filter";
+    match switch {
+        "1" => finding(
+            what,
+            "ok",
+            "strict".into(),
+            "answers of a load balancer's endpoint that come by another device than its route are dropped: \
+             sysctl -w net.ipv4.conf.all.rp_filter=2",
+        ),
+        "2" => finding(what, "ok", "loose".into(), ""),
+        _ => finding(what, "ok", "off, or by device".into(), ""),
     }
 }
 

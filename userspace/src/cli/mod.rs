@@ -4,6 +4,7 @@
 //! the daemon ([`crate::api`]). Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 
 mod acl;
+mod arp;
 mod cfg;
 mod check;
 mod doctor;
@@ -60,6 +61,9 @@ enum Verb {
     /// Where steered flows go
     #[command(subcommand)]
     Nat(nat::Nat),
+    /// Virtual addresses of load balancers
+    #[command(subcommand)]
+    Arp(arp::Arp),
     /// Flags of the data path, for each family
     #[command(subcommand)]
     Cfg(cfg::Cfg),
@@ -109,6 +113,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Verb::Status => status::run(&global),
         Verb::Acl(verb) => acl::run(&global, verb),
         Verb::Nat(verb) => nat::run(&global, verb),
+        Verb::Arp(verb) => arp::run(&global, verb),
         Verb::Cfg(verb) => cfg::run(&global, verb),
         Verb::Flow(verb) => flow::run(&global, verb),
         Verb::Opt(verb) => opt::run(&global, verb),

@@ -6,7 +6,7 @@ use super::out::Out;
 use super::words::{endpoint, word};
 use super::{Failure, Global, pins};
 use crate::api::{NatArgs, Request};
-use crate::config::{Direction, NatProto, NatTarget, Select};
+use crate::config::{Direction, Health, NatProto, NatTarget, OnRemoved, Select, Source, System};
 use crate::view::nat::NatRow;
 
 /// Sub-verbs of `nat`.
@@ -24,6 +24,18 @@ pub enum Nat {
         /// maglev: by a hash of the flow; round-robin: in turn
         #[arg(long, default_value = "maglev", value_parser = word::<Select>)]
         select: String,
+        /// e4lb: the uplink that carries the virtual address; without it every uplink
+        #[arg(long, value_name = "NAME")]
+        interface: Option<String>,
+        /// e4lb: whose address endpoints see: auto, client or vip
+        #[arg(long, default_value = "auto", value_parser = word::<Source>)]
+        source: String,
+        /// What becomes of flows whose endpoint is no longer there: drain or reset
+        #[arg(long, default_value = "drain", value_parser = word::<OnRemoved>)]
+        on_removed: String,
+        /// Probe the endpoints: tcp, http or http:/PATH; without it an entry keeps what it has
+        #[arg(long, value_name = "KIND", value_parser = word::<Health>)]
+        health: Option<String>,
         /// Write it to the configuration too; else it lasts until the next reload
         #[arg(long)]
         save: bool,
@@ -41,9 +53,12 @@ pub enum Nat {
 /// What makes two entries the same entry.
 #[derive(Debug, Args)]
 pub struct Key {
-    /// egress: the app sends; ingress: the app receives
-    #[arg(long, value_parser = word::<Direction>)]
-    direction: String,
+    /// mesh: apps' traffic; e4lb: a virtual address
+    #[arg(long, default_value = "mesh", value_parser = word::<System>)]
+    system: String,
+    /// egress: the app sends; ingress: the app receives, or a virtual address does
+    #[arg(long, value_parser = word::<Direction>, required_unless_present = "system", required_if_eq("system", "mesh"), default_value_if("system", "e4lb", "ingress"))]
+    direction: Option<String>,
     /// tcp or udp
     #[arg(long, value_parser = word::<NatProto>)]
     proto: String,
@@ -55,7 +70,12 @@ pub struct Key {
 impl Key {
     fn args(self, endpoints: Vec<String>, select: String, save: bool) -> NatArgs {
         NatArgs {
-            direction: self.direction,
+            system: self.system,
+            interface: None,
+            source: Source::Auto.to_string(),
+            on_removed: OnRemoved::Drain.to_string(),
+            health: None,
+            direction: self.direction.unwrap_or_default(),
             proto: self.proto,
             to: self.to,
             endpoints,
@@ -72,8 +92,18 @@ pub fn run(global: &Global, verb: Nat) -> Result<(), Failure> {
             key,
             endpoint,
             select,
+            interface,
+            source,
+            on_removed,
+            health,
             save,
-        } => Request::NatAdd(key.args(endpoint, select, save)),
+        } => Request::NatAdd(NatArgs {
+            interface,
+            source,
+            on_removed,
+            health,
+            ..key.args(endpoint, select, save)
+        }),
         Nat::Del { key, save } => {
             Request::NatDel(key.args(Vec::new(), Select::Maglev.as_str().into(), save))
         }
@@ -90,7 +120,11 @@ fn list(global: &Global) -> Result<(), Failure> {
         Ok(())
     })?;
     rows.sort_by(|a, b| {
-        (a.direction, &a.proto, a.family, &a.to).cmp(&(b.direction, &b.proto, b.family, &b.to))
+        let key = |row: &NatRow| {
+            let (proto, to) = (row.proto.to_string(), row.to.clone());
+            (row.system, row.direction, proto, row.family, to)
+        };
+        key(a).cmp(&key(b))
     });
     Ok(Out::new(global.output).rows(rows)?)
 }

@@ -5,11 +5,11 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use super::balance::System;
 use super::dpi::{Dpi, DpiMode, Peer, Rules};
-use super::nat::{Direction, NatProto, NatTarget};
+use super::nat::{Direction, NatKey, NatTarget};
 use super::report::{Place, Problem, ValueError, nearest, quoted};
-use super::values::Family;
-use super::{Acl, Config, Host};
+use super::{Acl, Config, Host, Role};
 
 /// Finds everything that cannot be together.
 pub(super) fn check(config: &Config, host: &Host) -> Vec<Problem> {
@@ -19,6 +19,7 @@ pub(super) fn check(config: &Config, host: &Host) -> Vec<Problem> {
     };
     check_interfaces(&mut found);
     check_nat(&mut found);
+    check_uplinks(&mut found);
     check_acl_twice(&mut found);
     check_acl_ranges(&mut found);
     check_cores(&mut found, host);
@@ -72,20 +73,18 @@ fn check_interfaces(found: &mut Findings<'_>) {
 }
 
 fn check_nat(found: &mut Findings<'_>) {
-    type Key = (Direction, NatProto, NatTarget, Family);
     let config = found.config;
-    let mut seen: HashMap<Key, String> = HashMap::new();
+    let mut seen: HashMap<NatKey, String> = HashMap::new();
     for entry in config.gateway.nat() {
         let listeners = match (entry.direction, entry.to) {
             (Direction::Ingress, _) => "inbound",
             (Direction::Egress, NatTarget::Any) => "outbound",
             (Direction::Egress, _) => "dns",
         };
-        let key = (entry.direction, entry.proto, entry.to, entry.family());
-        seen.insert(key, format!("gateway.{listeners}"));
+        seen.insert(entry.key(), format!("gateway.{listeners}"));
     }
     for (i, entry) in config.nat.iter().enumerate() {
-        let key = (entry.direction, entry.proto, entry.to, entry.family());
+        let key = entry.key();
         let path = format!("nat[{i}]");
         if let Some(first) = seen.get(&key) {
             let what = format!(
@@ -99,6 +98,33 @@ fn check_nat(found: &mut Findings<'_>) {
             found.add(format!("{path}.to"), ValueError::new(what, allowed));
         } else {
             seen.insert(key, path);
+        }
+    }
+}
+
+/// A virtual address needs an uplink to be on.
+fn check_uplinks(found: &mut Findings<'_>) {
+    let config = found.config;
+    for (i, entry) in config.nat.iter().enumerate() {
+        if entry.system != System::E4lb {
+            continue;
+        }
+        let is_uplink = |name: &String| {
+            config
+                .interface_for(name)
+                .is_some_and(|interface| interface.role == Role::Uplink)
+        };
+        let allowed = "an uplink of [[interface]]";
+        match &entry.interface {
+            Some(name) if !is_uplink(name) => {
+                let error = ValueError::new(format!("{} is no uplink", quoted(name)), allowed);
+                found.add(format!("nat[{i}].interface"), error);
+            }
+            None if config.interfaces.iter().all(|i| i.role != Role::Uplink) => {
+                let error = ValueError::new("there is no uplink for a virtual address", allowed);
+                found.add(format!("nat[{i}].system"), error);
+            }
+            _ => {}
         }
     }
 }

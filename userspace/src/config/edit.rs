@@ -15,10 +15,11 @@ use toml_edit::{
     Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, TableLike, TomlError, Value,
 };
 
+use super::balance::ANNOUNCE_S;
 use super::flags::bit;
 use super::{
-    Acl, AclProto, Config, ConfigErrors, Direction, Endpoint, Family, Nat, NatProto, NatTarget,
-    PortRange, Select, ValueError, parse,
+    Acl, AclProto, Config, ConfigErrors, Direction, Endpoint, Family, Health, Nat, NatProto,
+    NatTarget, OnRemoved, PortRange, Select, Source, System, ValueError, parse,
 };
 
 /// Why a file was not changed.
@@ -84,10 +85,7 @@ pub fn del_acl(
 /// `false`: the file says so already.
 pub fn add_nat(file: &Path, entry: &Nat) -> Result<bool, EditError> {
     edit(file, |config, doc| {
-        let same = |old: &Nat| {
-            (old.direction, old.proto, old.to, old.family())
-                == (entry.direction, entry.proto, entry.to, entry.family())
-        };
+        let same = |old: &Nat| old.key() == entry.key();
         let Some(at) = config.nat.iter().position(same) else {
             push(doc, "nat", nat_keys(entry));
             return Ok(true);
@@ -104,6 +102,7 @@ pub fn add_nat(file: &Path, entry: &Nat) -> Result<bool, EditError> {
 /// `false`: there is none.
 pub fn del_nat(
     file: &Path,
+    system: System,
     direction: Direction,
     proto: NatProto,
     to: NatTarget,
@@ -111,7 +110,7 @@ pub fn del_nat(
 ) -> Result<bool, EditError> {
     edit(file, |config, doc| {
         let meant = |old: &Nat| {
-            (old.direction, old.proto, old.to) == (direction, proto, to)
+            (old.system, old.direction, old.proto, old.to) == (system, direction, proto, to)
                 && family.is_none_or(|family| old.family() == family)
         };
         let mut removed = false;
@@ -277,7 +276,51 @@ fn nat_keys(entry: &Nat) -> Keys {
         ("to", Some(entry.to.to_string().into())),
         ("endpoints", Some(endpoints.into())),
         ("select", select),
+        (
+            "system",
+            (entry.system != System::Mesh).then(|| entry.system.as_str().into()),
+        ),
+        ("interface", entry.interface.clone().map(Value::from)),
+        (
+            "source",
+            (entry.source != Source::Auto).then(|| entry.source.as_str().into()),
+        ),
+        (
+            "announce_s",
+            (entry.announce_s != ANNOUNCE_S).then(|| i64::from(entry.announce_s).into()),
+        ),
+        (
+            "on_removed",
+            (entry.on_removed != OnRemoved::Drain).then(|| entry.on_removed.as_str().into()),
+        ),
+        ("health", entry.health.as_ref().map(health)),
     ]
+}
+
+fn health(health: &Health) -> Value {
+    let default = Health::new(health.kind);
+    let mut table = InlineTable::new();
+    table.insert("kind", health.kind.as_str().into());
+    if health.path != default.path {
+        table.insert("path", health.path.as_str().into());
+    }
+    if health.expect != default.expect {
+        table.insert("expect", health.expect.to_string().into());
+    }
+    for (key, value, default) in [
+        ("interval_s", health.interval_s, default.interval_s),
+        ("timeout_s", health.timeout_s, default.timeout_s),
+        ("rise", health.rise, default.rise),
+        ("fall", health.fall, default.fall),
+    ] {
+        if value != default {
+            table.insert(key, i64::from(value).into());
+        }
+    }
+    if let Some(port) = health.port {
+        table.insert("port", i64::from(port).into());
+    }
+    table.into()
 }
 
 fn endpoint(endpoint: &Endpoint) -> Value {

@@ -8,6 +8,7 @@
 
 mod acl;
 mod address;
+mod balance;
 mod check;
 mod dpi;
 pub mod edit;
@@ -27,12 +28,13 @@ use toml::de::DeTable;
 
 pub use acl::{Acl, AclAction, AclProto};
 pub use address::{address, listener, network, socket};
+pub use balance::{Health, HealthKind, OnRemoved, Source, StatusRange, System};
 pub use dpi::{
     Dpi, DpiMode, Inspect, Meter, Peer, Policy, PolicyAction, ProtoPorts, Rules, Signature,
     SignatureAction, SignatureKind,
 };
 pub use flags::{FLAG_NAMES, FlagSet, Flags};
-pub use nat::{Direction, Endpoint, Gateway, Nat, NatProto, NatTarget, Select};
+pub use nat::{Direction, Endpoint, Gateway, Nat, NatKey, NatProto, NatTarget, Select};
 pub use node::{Attach, Fail, Interface, LogFormat, LogLevel, NamePattern, Node, Role, XdpMode};
 pub use report::{ConfigErrors, Place, Problem, ValueError, nearest};
 pub use runtime::{Conntrack, Events, Forward, Trace};

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
 use super::address::{address, listener, network, socket};
+use super::balance::{self, ANNOUNCE_S, Extra, Health, OnRemoved, Source, System};
 use super::reader::Table;
 use super::report::{ValueError, quoted};
 use super::values::{Family, absolute_path, number, or_off, parsed, port, port_text, text, words};
@@ -167,11 +168,66 @@ pub struct Nat {
     pub endpoints: Vec<Endpoint>,
     /// How the endpoint is chosen. Default: `maglev`.
     pub select: Select,
+    /// Whose entry it is. With `e4lb` the direction is ingress and need not be said. Default: `mesh`.
+    pub system: System,
+    /// e4lb: the uplink that carries the virtual address. Default: every uplink.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// e4lb: the source address that endpoints see. Default: `auto`.
+    pub source: Source,
+    /// e4lb: seconds from one announcement of the virtual address to the next (gratuitous ARP, unsolicited
+    /// neighbour advertisement); 0 only at the start and when the uplink comes up. Default: 30.
+    pub announce_s: u32,
+    /// What becomes of flows whose endpoint is no longer there. Default: `drain`.
+    pub on_removed: OnRemoved,
+    /// How endpoints are probed. Default: not at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
 }
+
+/// What makes two entries the same entry.
+pub type NatKey = (System, Direction, NatProto, NatTarget, Family);
 
 impl Nat {
     /// As many as the seed's `fsm_xnat` holds.
     pub const MAX_ENDPOINTS: usize = 128;
+
+    /// An entry with the defaults.
+    pub const fn new(
+        direction: Direction,
+        proto: NatProto,
+        to: NatTarget,
+        endpoints: Vec<Endpoint>,
+    ) -> Self {
+        Self {
+            direction,
+            proto,
+            to,
+            endpoints,
+            select: Select::Maglev,
+            system: System::Mesh,
+            interface: None,
+            source: Source::Auto,
+            announce_s: ANNOUNCE_S,
+            on_removed: OnRemoved::Drain,
+            health: None,
+        }
+    }
+
+    /// What makes two entries the same entry.
+    pub fn key(&self) -> NatKey {
+        let (direction, proto, to) = (self.direction, self.proto, self.to);
+        (self.system, direction, proto, to, self.family())
+    }
+
+    /// The virtual address of a load balancer's entry.
+    pub fn vip(&self) -> Option<IpAddr> {
+        match (self.system, self.to) {
+            (System::E4lb, NatTarget::AddrPort(socket)) => Some(socket.ip()),
+            (System::E4lb, NatTarget::Addr(addr)) => Some(addr),
+            _ => None,
+        }
+    }
 
     /// The family of the flows it takes: that of its endpoints.
     pub fn family(&self) -> Family {
@@ -184,11 +240,20 @@ impl Nat {
     /// # Errors
     /// What is wrong with them.
     pub fn check(&self) -> Result<(), ValueError> {
-        check_endpoints(&self.endpoints, Some(&self.to))
+        check_endpoints(&self.endpoints, Some(&self.to))?;
+        match self.system {
+            System::Mesh => Ok(()),
+            System::E4lb => balance::check(self.direction, &self.to, &self.endpoints)
+                .map_err(|(_, error)| error),
+        }
     }
 
     pub(super) fn read(table: &mut Table<'_>) -> Option<Self> {
-        let direction = table.need("direction", parsed);
+        let extra = Extra::read(table);
+        let direction = match extra.system {
+            System::E4lb if !table.has("direction") => Some(Direction::Ingress),
+            _ => table.need("direction", parsed),
+        };
         let proto = table.need("proto", parsed);
         let to = table.need("to", parsed);
         let endpoints = table.sections("endpoints", Endpoint::read);
@@ -200,12 +265,25 @@ impl Nat {
             table.refuse("endpoints", &error);
             return None;
         }
+        let (direction, to) = (direction?, to?);
+        if extra.system == System::E4lb
+            && let Err((key, error)) = balance::check(direction, &to, &endpoints)
+        {
+            table.refuse(key, &error);
+            return None;
+        }
         Some(Self {
-            direction: direction?,
+            direction,
             proto: proto?,
-            to: to?,
+            to,
             endpoints,
             select,
+            system: extra.system,
+            interface: extra.interface,
+            source: extra.source,
+            announce_s: extra.announce_s,
+            on_removed: extra.on_removed,
+            health: extra.health,
         })
     }
 }
@@ -336,13 +414,7 @@ impl Gateway {
                     .map(|addr| Endpoint::new(*addr))
                     .collect();
                 if !endpoints.is_empty() {
-                    entries.push(Nat {
-                        direction,
-                        proto,
-                        to,
-                        endpoints,
-                        select: Select::Maglev,
-                    });
+                    entries.push(Nat::new(direction, proto, to, endpoints));
                 }
             }
         }

@@ -4,8 +4,8 @@ use anyhow::Context as _;
 
 use super::{Daemon, Question, Then, change};
 use crate::{
-    api::{Request, Response, Status},
-    config::Config,
+    api::{Announced, Request, Response, Status},
+    config::{self, Config},
     loader::down,
 };
 
@@ -54,6 +54,11 @@ impl Daemon {
                 let done = down::down(&bpffs, &mut self.netlink).await?;
                 return Ok(("removed".to_owned(), serde_json::to_value(done)?));
             }
+            Request::ArpAnnounce { vip } => {
+                let done = self.announce(vip.as_deref())?;
+                let message = format!("{} announced", done.len());
+                return Ok((message, serde_json::to_value(done)?));
+            }
             Request::AclAdd(args) => self.edit(|c| change::acl_add(c, &args), "added").await?,
             Request::AclDel(args) => self.edit(|c| change::acl_del(c, &args), "removed").await?,
             Request::NatAdd(args) => self.edit(|c| change::nat_add(c, &args), "added").await?,
@@ -77,6 +82,21 @@ impl Daemon {
             }
         };
         Ok((message, nothing))
+    }
+
+    fn announce(&self, vip: Option<&str>) -> anyhow::Result<Vec<Announced>> {
+        let vip = vip.map(config::address).transpose()?;
+        let list = self.announcer.announce(vip)?;
+        anyhow::ensure!(
+            vip.is_none() || !list.is_empty(),
+            "there is no such virtual address; `nat list` shows those of e4lb"
+        );
+        let row = |vip: &crate::loader::vip::OnDevice| Announced {
+            vip: vip.addr.to_string(),
+            interface: vip.name.clone(),
+            mac: vip.mac.map(|byte| format!("{byte:02x}")).join(":"),
+        };
+        Ok(list.into_iter().map(row).collect())
     }
 
     async fn edit(

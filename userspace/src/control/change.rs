@@ -5,7 +5,10 @@ use std::net::IpAddr;
 
 use crate::{
     api::{AclArgs, NatArgs, TraceArgs},
-    config::{Acl, Config, Endpoint, Family, Nat, ValueError, edit, listener, network},
+    config::{
+        Acl, Config, Endpoint, Family, Interface, Nat, Role, System, ValueError, edit, listener,
+        network,
+    },
 };
 
 /// Why a change cannot be made.
@@ -88,35 +91,61 @@ fn endpoint(text: &str) -> Result<Endpoint> {
     Ok(endpoint)
 }
 
-fn same(a: &Nat, b: &Nat) -> bool {
-    (a.direction, a.proto, a.to, a.family()) == (b.direction, b.proto, b.to, b.family())
-}
-
 /// Adds a NAT entry, or changes the one with its destination.
 ///
 /// # Errors
 /// See [`ChangeError`].
 pub fn nat_add(config: &mut Config, args: &NatArgs) -> Result<()> {
-    let entry = Nat {
-        direction: value("direction", args.direction.parse())?,
-        proto: value("proto", args.proto.parse())?,
-        to: value("to", args.to.parse())?,
-        endpoints: args
-            .endpoints
-            .iter()
-            .map(|e| endpoint(e))
-            .collect::<Result<_>>()?,
-        select: value("select", args.select.parse())?,
+    let endpoints = args
+        .endpoints
+        .iter()
+        .map(|e| endpoint(e))
+        .collect::<Result<_>>()?;
+    let mut entry = Nat::new(
+        value("direction", args.direction.parse())?,
+        value("proto", args.proto.parse())?,
+        value("to", args.to.parse())?,
+        endpoints,
+    );
+    entry.select = value("select", args.select.parse())?;
+    entry.system = value("system", args.system.parse())?;
+    entry.interface.clone_from(&args.interface);
+    entry.source = value("source", args.source.parse())?;
+    entry.on_removed = value("on-removed", args.on_removed.parse())?;
+    value("nat", entry.check())?;
+    let old = config.nat.iter().find(|old| old.key() == entry.key());
+    entry.announce_s = old.map_or(entry.announce_s, |old| old.announce_s);
+    entry.health = match &args.health {
+        Some(text) => Some(value("health", text.parse())?),
+        None => old.and_then(|old| old.health.clone()),
     };
-    value("endpoints", entry.check())?;
+    check_uplink(config, &entry)?;
     if args.save {
         edit::add_nat(config.file(), &entry)?;
     }
-    match config.nat.iter_mut().find(|old| same(old, &entry)) {
+    match config.nat.iter_mut().find(|old| old.key() == entry.key()) {
         Some(old) => *old = entry,
         None => config.nat.push(entry),
     }
     Ok(())
+}
+
+/// A virtual address needs an uplink.
+fn check_uplink(config: &Config, entry: &Nat) -> Result<()> {
+    let is_uplink = |interface: &Interface| interface.role == Role::Uplink;
+    let is_there = match &entry.interface {
+        Some(name) => config.interface_for(name).is_some_and(is_uplink),
+        None => config.interfaces.iter().any(is_uplink),
+    };
+    if entry.system == System::Mesh || is_there {
+        return Ok(());
+    }
+    let name = entry.interface.as_deref().unwrap_or("any");
+    let error = ValueError::new(
+        format!("{name}: no such uplink"),
+        "an uplink of [[interface]]",
+    );
+    value("interface", Err(error))
 }
 
 /// Removes the NAT entries of a destination, of both families where it names none.
@@ -124,14 +153,15 @@ pub fn nat_add(config: &mut Config, args: &NatArgs) -> Result<()> {
 /// # Errors
 /// See [`ChangeError`].
 pub fn nat_del(config: &mut Config, args: &NatArgs) -> Result<()> {
+    let system = value("system", args.system.parse())?;
     let direction = value("direction", args.direction.parse())?;
     let proto = value("proto", args.proto.parse())?;
     let to = value("to", args.to.parse())?;
     let before = config.nat.len();
-    config
-        .nat
-        .retain(|old| (old.direction, old.proto, old.to) != (direction, proto, to));
-    let saved = args.save && edit::del_nat(config.file(), direction, proto, to, None)?;
+    config.nat.retain(|old| {
+        (old.system, old.direction, old.proto, old.to) != (system, direction, proto, to)
+    });
+    let saved = args.save && edit::del_nat(config.file(), system, direction, proto, to, None)?;
     if config.nat.len() == before && !saved {
         Err(ChangeError::NotThere)
     } else {

@@ -11,6 +11,7 @@ use tiny_http::{Header, Response, Server};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Daemon;
+use crate::view::nat::NatRow;
 
 /// How long a scrape may wait for the daemon.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -136,6 +137,7 @@ impl Daemon {
             let max = self.node.maps.max_entries(spec.name)?;
             sizes.with_label_values(&[spec.name]).set(max.into());
         }
+        self.endpoints(&registry)?;
         self.flows(&registry)?;
         Ok(TextEncoder::new().encode_to_string(&registry.gather())?)
     }
@@ -175,6 +177,33 @@ impl Daemon {
                         nat.with_label_values(&[] as &[&str]).inc_by(sum.0);
                     }
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Endpoints of NAT entries.
+    fn endpoints(&self, registry: &Registry) -> anyhow::Result<()> {
+        let up = IntGaugeVec::new(
+            Opts::new(
+                "fsm_nat_endpoint_up",
+                "1 while an endpoint of a NAT entry takes new flows",
+            ),
+            &["system", "direction", "proto", "to", "endpoint"],
+        )?;
+        registry.register(Box::new(up.clone()))?;
+        for (key, value) in self.node.nat() {
+            let row = NatRow::new(key, value);
+            for endpoint in &row.endpoints {
+                let labels = [
+                    row.system,
+                    row.direction,
+                    row.proto.as_ref(),
+                    row.to.as_str(),
+                    endpoint.addr.as_str(),
+                ];
+                up.with_label_values(&labels)
+                    .set(i64::from(endpoint.active && endpoint.weight > 0));
             }
         }
         Ok(())

@@ -4,8 +4,10 @@
 //! How it stops: SIGTERM and SIGINT end the daemon and leave the data path in place, for the next daemon to
 //! take over; `down` removes the data path, then ends the daemon.
 
+mod announce;
 mod answer;
 mod change;
+mod health;
 mod metrics;
 mod server;
 pub mod sweep;
@@ -35,6 +37,8 @@ use crate::{
 const SWEEP_EVERY: Duration = Duration::from_millis(500);
 /// How often they are while the main one is nearly full.
 const SWEEP_PRESSED: Duration = Duration::from_millis(20);
+/// How often virtual addresses are looked through for announcements.
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
 /// How long netlink events are gathered before they are acted upon.
 const SETTLE: Duration = Duration::from_millis(30);
 
@@ -62,6 +66,8 @@ struct Daemon {
     evicted: u64,
     /// [`Self::no_room`] at the last sweep.
     no_room: u64,
+    checks: health::Checks,
+    announcer: announce::Announcer,
     /// The data path was removed on request.
     removed: bool,
 }
@@ -100,6 +106,7 @@ async fn serve(config: Config, path: PathBuf) -> anyhow::Result<()> {
     let (events, mut changed) = mpsc::channel(64);
     watch::start(events).context("netlink cannot be watched")?;
     let sweep = sweep::Sweep::new(&node.maps.dir)?;
+    let (reports, mut reported) = mpsc::channel(64);
     let mut daemon = Daemon {
         node,
         netlink,
@@ -109,8 +116,11 @@ async fn serve(config: Config, path: PathBuf) -> anyhow::Result<()> {
         reloads: metrics::Reloads::default(),
         evicted: 0,
         no_room: 0,
+        checks: health::Checks::new(reports),
+        announcer: announce::Announcer::default(),
         removed: false,
     };
+    daemon.has_changed();
     let (scrapes, mut scraped) = mpsc::channel(8);
     if let Some(address) = metrics_at {
         metrics::listen(address, scrapes).with_context(|| format!("node.metrics {address}"))?;
@@ -122,6 +132,8 @@ async fn serve(config: Config, path: PathBuf) -> anyhow::Result<()> {
     );
     let mut tick = tokio::time::interval(SWEEP_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut announce = tokio::time::interval(ANNOUNCE_EVERY);
+    announce.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
     info!(
         node = daemon.node.config().node.name,
@@ -142,6 +154,11 @@ async fn serve(config: Config, path: PathBuf) -> anyhow::Result<()> {
                     tick.reset_after(SWEEP_PRESSED);
                 }
                 then
+            }
+            Some(report) = reported.recv() => daemon.health(report),
+            _ = announce.tick() => {
+                daemon.announcer.step(Instant::now());
+                Then::GoOn
             }
             _ = hangup.recv() => {
                 if let Err(error) = daemon.reload().await {
@@ -197,14 +214,41 @@ impl Daemon {
             );
         }
         let hash = config.hash().to_owned();
-        self.node.reload(config, &mut self.netlink).await?;
+        self.change(config).await?;
         info!(config = hash, "reloaded");
         Ok(format!("reloaded, configuration {hash}"))
     }
 
     /// Takes a changed configuration over as it is in memory.
     async fn change(&mut self, config: Config) -> Result<(), NodeError> {
-        self.node.reload(config, &mut self.netlink).await
+        let result = self.node.reload(config, &mut self.netlink).await;
+        self.has_changed();
+        result
+    }
+
+    /// The node may have another configuration or other devices: probes and announcements follow.
+    fn has_changed(&mut self) {
+        self.checks.sync(self.node.config(), self.node.down());
+        self.announcer
+            .sync(self.node.vips().to_vec(), Instant::now());
+    }
+
+    /// An endpoint has gone down or come up.
+    fn health(&mut self, report: health::Report) -> Then {
+        let health::Report {
+            endpoint,
+            is_up,
+            seen,
+        } = report;
+        let (key, addr) = endpoint;
+        let to = crate::view::nat::target(&key, key.v6 != 0);
+        match self.node.set_health(endpoint, is_up) {
+            Ok(false) => {}
+            Ok(true) if is_up => info!(endpoint = %addr, to, "endpoint up: {seen}"),
+            Ok(true) => warn!(endpoint = %addr, to, "endpoint down: {seen}"),
+            Err(error) => warn!(endpoint = %addr, to, "health cannot be set: {error}"),
+        }
+        Then::GoOn
     }
 
     fn sweep(&mut self) -> Then {
@@ -250,6 +294,9 @@ impl Daemon {
         };
         if let Err(error) = result {
             warn!("the host has changed and cannot be followed: {error}");
+        }
+        if devices {
+            self.has_changed();
         }
         Then::GoOn
     }

@@ -4,7 +4,7 @@
 use std::{collections::HashMap, hash::Hash, io};
 
 use aya::maps::{self, MapData, MapError, lpm_trie::Key, lpm_trie::LpmTrie};
-use fsm_common::maps::Xcfg;
+use fsm_common::maps::{Xcfg, sys};
 
 use crate::{maps::Maps, model::Model};
 
@@ -29,6 +29,7 @@ pub fn apply(
             settings.features |= model.features;
         })?;
     }
+    write_balance(maps, |settings| settings.nat_kinds |= model.balance_kinds)?;
     let read;
     let known = match known {
         Some(known) => known,
@@ -47,6 +48,14 @@ pub fn apply(
     sync(&known.skip4, &model.skip4, &mut maps.skip4)?;
     sync(&known.skip6, &model.skip6, &mut maps.skip6)?;
     sync(&known.skip_port, &model.skip_port, &mut maps.skip_port)?;
+    write_balance(maps, |settings| {
+        *settings = Xcfg {
+            nat_kinds: model.balance_kinds,
+            acl_kinds: 0,
+            features: 0,
+            ..settings_of(model, csum_ipv6_flag)
+        };
+    })?;
     for (state, seconds) in (0..).zip(model.timeouts_s) {
         maps.timeout.set(state, ns(seconds), 0)?;
     }
@@ -118,8 +127,15 @@ fn ns(seconds: u32) -> u64 {
 fn write(maps: &mut Maps, change: impl FnOnce(&mut Xcfg)) -> Result<(), MapError> {
     let mut settings = maps.settings()?;
     change(&mut settings);
-    maps.xcfg
-        .set(u32::from(fsm_common::maps::sys::MESH), settings, 0)
+    maps.xcfg.set(u32::from(sys::MESH), settings, 0)
+}
+
+/// The load balancers' own entry: their kinds, and flags, which are the mesh's.
+fn write_balance(maps: &mut Maps, change: impl FnOnce(&mut Xcfg)) -> Result<(), MapError> {
+    let at = u32::from(sys::E4LB);
+    let mut settings = maps.xcfg.get(&at, 0)?;
+    change(&mut settings);
+    maps.xcfg.set(at, settings, 0)
 }
 
 /// Key of an IPv6 trie: the address and four bytes of padding.

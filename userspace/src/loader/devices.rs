@@ -41,6 +41,8 @@ pub struct Device {
     pub is_pair: bool,
     /// Administratively up.
     pub is_up: bool,
+    /// With a carrier.
+    pub is_running: bool,
     /// Index of the other end, in its own namespace.
     pub peer: Option<u32>,
     /// This namespace's id for the other end's namespace, where that is another one.
@@ -67,6 +69,10 @@ fn read(message: &LinkMessage) -> Device {
     let mut device = Device {
         ifindex: message.header.index,
         is_up: message.header.flags.contains(LinkFlags::Up),
+        is_running: message
+            .header
+            .flags
+            .contains(LinkFlags::Up | LinkFlags::LowerUp),
         ..Device::default()
     };
     for attribute in &message.attributes {

@@ -9,7 +9,7 @@ use super::{
     attach::{self, AttachError, TcKind},
     devices::{self, Device},
     node::NodeError,
-    peer, preflight,
+    peer, preflight, vip,
 };
 use crate::maps::{Maps, pin_dir};
 
@@ -37,7 +37,13 @@ pub async fn down(bpffs: &Path, handle: &mut Handle) -> Result<Vec<String>, Node
     let dir = pin_dir(bpffs);
     let mut done = Vec::new();
     let devices = devices::list(handle).await?;
-    if let Ok(maps) = Maps::open(bpffs) {
+    if let Ok(mut maps) = Maps::open(bpffs) {
+        for addr in vip::remove(&mut maps, handle, |_| true)
+            .await
+            .map_err(NodeError::Vip)?
+        {
+            done.push(format!("{addr}: virtual address removed"));
+        }
         for device in &devices {
             for probe in 0..IFACE_PROBES {
                 let entry = maps

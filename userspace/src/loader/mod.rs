@@ -9,3 +9,4 @@ pub mod objects;
 pub mod peer;
 pub mod preflight;
 pub mod sys;
+pub mod vip;

@@ -1,8 +1,15 @@
 //! The data path of one node: programs, maps and devices, kept in step with the configuration and the host.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::SocketAddr,
+    path::PathBuf,
+};
 
-use fsm_common::maps::{IFACE_PROBES, IFACE_SLOTS, IfaceEntry, iface_flag, name, role};
+use fsm_common::{
+    maps::{IFACE_PROBES, IFACE_SLOTS, IfaceEntry, iface_flag, name, role},
+    nat::{NatKey, NatValue, endpoint_flag},
+};
 use rtnetlink::Handle;
 use tracing::{info, warn};
 
@@ -12,13 +19,13 @@ use super::{
     devices::{self, Device},
     down::restore,
     objects::{LoadError, Objects, Sizes},
-    peer, preflight,
+    peer, preflight, vip,
 };
 use crate::{
     api,
     config::{Attach, Config, Interface, Role, XdpMode},
     maps::{Maps, PinError, pin_dir},
-    model::{Model, ModelError},
+    model::{Model, ModelError, nat_key, wide},
 };
 
 /// Why the data path is not as configured.
@@ -42,6 +49,9 @@ pub enum NodeError {
     /// A map cannot be written.
     #[error("the maps cannot be written: {0}")]
     Map(#[from] aya::maps::MapError),
+    /// Virtual addresses.
+    #[error("virtual addresses cannot be kept: {0}")]
+    Vip(std::io::Error),
     /// Netlink.
     #[error("the host's devices cannot be listed: {0}")]
     Netlink(#[from] rtnetlink::Error),
@@ -82,6 +92,10 @@ pub struct Node {
     /// What the maps hold; `None` where a change has failed half-way.
     model: Option<Model>,
     attached: BTreeMap<u32, Attached>,
+    /// Endpoints whose probes have failed.
+    down: HashSet<(NatKey, SocketAddr)>,
+    /// Virtual addresses, as the host has been left.
+    vips: Vec<vip::OnDevice>,
     /// Whether an earlier daemon's programs were taken over.
     pub adopted: bool,
 }
@@ -136,8 +150,11 @@ impl Node {
             csum_ipv6_flag,
             model: None,
             attached: BTreeMap::new(),
+            down: HashSet::new(),
+            vips: Vec::new(),
             adopted,
         };
+        node.down = node.known_down()?;
         node.apply(model)?;
         node.attach_cgroup(None)?;
         node.reconcile_with(devices, handle).await?;
@@ -186,10 +203,100 @@ impl Node {
     }
 
     /// Puts a model into the maps.
-    fn apply(&mut self, model: Model) -> Result<(), NodeError> {
+    fn apply(&mut self, mut model: Model) -> Result<(), NodeError> {
+        let probed: HashSet<_> = probed(&self.config).collect();
+        self.down.retain(|endpoint| probed.contains(endpoint));
+        for entry in self.config.nat.iter().filter(|e| e.health.is_some()) {
+            model.set_health(entry, |key, addr| self.down.contains(&(*key, addr)));
+        }
         let known = self.model.take();
         apply(&mut self.maps, known.as_ref(), &model, self.csum_ipv6_flag)?;
         self.model = Some(model);
+        Ok(())
+    }
+
+    /// What the maps say of probed endpoints: an earlier daemon's word, until ours know better.
+    fn known_down(&self) -> Result<HashSet<(NatKey, SocketAddr)>, NodeError> {
+        let mut down = HashSet::new();
+        for (key, addr) in probed(&self.config) {
+            let Ok(value) = self.maps.xnat.get(&key, 0) else {
+                continue;
+            };
+            let is_down = value.endpoints[..usize::from(value.ep_cnt)]
+                .iter()
+                .any(|e| {
+                    (e.addr, e.port) == (wide(addr.ip()), addr.port().to_be_bytes())
+                        && e.flags & endpoint_flag::DOWN != 0
+                });
+            if is_down {
+                down.insert((key, addr));
+            }
+        }
+        Ok(down)
+    }
+
+    /// Takes an endpoint out for new flows, or in again. Established ones keep theirs, so the policy is the same.
+    /// `false`: there is no such endpoint (any more).
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn set_health(
+        &mut self,
+        (key, addr): (NatKey, SocketAddr),
+        is_up: bool,
+    ) -> Result<bool, NodeError> {
+        let entry = self.config.nat.iter().find(|e| {
+            e.health.is_some()
+                && nat_key(e).0 == key
+                && e.endpoints.iter().any(|endpoint| endpoint.addr == addr)
+        });
+        let (Some(entry), Some(model)) = (entry, self.model.as_mut()) else {
+            return Ok(false);
+        };
+        if is_up {
+            self.down.remove(&(key, addr));
+        } else {
+            self.down.insert((key, addr));
+        }
+        let (key, value) = model.set_health(entry, |key, addr| self.down.contains(&(*key, addr)));
+        self.maps.xnat.insert(key, value, 0)?;
+        Ok(true)
+    }
+
+    /// Endpoints whose probes have failed.
+    pub fn down(&self) -> &HashSet<(NatKey, SocketAddr)> {
+        &self.down
+    }
+
+    /// NAT entries in force.
+    pub fn nat(&self) -> impl Iterator<Item = (&NatKey, &NatValue)> {
+        self.model.iter().flat_map(|model| &model.nat)
+    }
+
+    /// Virtual addresses, where they are.
+    pub fn vips(&self) -> &[vip::OnDevice] {
+        &self.vips
+    }
+
+    async fn sync_vips(
+        &mut self,
+        devices: &[Device],
+        handle: &mut Handle,
+    ) -> Result<(), NodeError> {
+        let is_uplink = |device: &&Device| {
+            self.attached
+                .get(&device.ifindex)
+                .is_some_and(|attached| attached.interface.role == Role::Uplink)
+        };
+        let uplinks: Vec<Device> = devices.iter().filter(is_uplink).cloned().collect();
+        let wanted = vip::wanted(&self.config, &uplinks);
+        // Nothing to do is the common case: no netlink for it.
+        if !wanted.is_empty() || !self.vips.is_empty() || self.maps.vip.keys().next().is_some() {
+            vip::sync(&mut self.maps, handle, &wanted)
+                .await
+                .map_err(NodeError::Vip)?;
+        }
+        self.vips = wanted;
         Ok(())
     }
 
@@ -218,16 +325,16 @@ impl Node {
         let mut gone = attach::attached(&self.dir)?;
         gone.extend(self.attached.keys());
         let mut first_error = None;
-        for device in devices {
+        for device in &devices {
             let Some(interface) = self.config.interface_for(&device.name).cloned() else {
                 continue;
             };
             gone.remove(&device.ifindex);
             let known = self.attached.get(&device.ifindex);
-            if known.is_some_and(|a| same_device(&a.device, &device) && a.interface == interface) {
+            if known.is_some_and(|a| same_device(&a.device, device) && a.interface == interface) {
                 continue;
             }
-            if let Err(error) = self.attach_device(&device, &interface, handle).await {
+            if let Err(error) = self.attach_device(device, &interface, handle).await {
                 warn!("{error}");
                 first_error.get_or_insert(error);
             }
@@ -235,6 +342,7 @@ impl Node {
         for ifindex in gone {
             self.let_go(ifindex, handle).await?;
         }
+        self.sync_vips(&devices, handle).await?;
         match first_error {
             Some(error) => Err(error),
             None => Ok(()),
@@ -411,6 +519,18 @@ fn redirect_word(flags: u8) -> String {
         ""
     };
     format!("{way}{xdp}")
+}
+
+/// Endpoints that a configuration has probed.
+fn probed(config: &Config) -> impl Iterator<Item = (NatKey, SocketAddr)> {
+    config
+        .nat
+        .iter()
+        .filter(|entry| entry.health.is_some())
+        .flat_map(|entry| {
+            let (key, _) = nat_key(entry);
+            entry.endpoints.iter().map(move |e| (key, e.addr))
+        })
 }
 
 /// Whether nothing has changed that the data path depends on.

@@ -76,7 +76,7 @@ pub mod program {
     /// SO_ORIGINAL_DST.
     pub const ORIGIN: &str = "fsm_origin";
     /// Judges for TC, at their slots of `fsm_prog`.
-    pub const TC_SLOW: [(&str, u32); 8] = [
+    pub const TC_SLOW: [(&str, u32); 10] = [
         ("fsm_tc_in4", slow::INGRESS4),
         ("fsm_tc_in6", slow::INGRESS6),
         ("fsm_tc_out4", slow::EGRESS4),
@@ -85,6 +85,8 @@ pub mod program {
         ("fsm_tc_icmp6", slow::ICMP6),
         ("fsm_tc_known4", slow::KNOWN4),
         ("fsm_tc_known6", slow::KNOWN6),
+        ("fsm_tc_ended4", slow::ENDED4),
+        ("fsm_tc_ended6", slow::ENDED6),
     ];
     /// Judges for XDP, at their slots of `fsm_prog_xdp`.
     pub const XDP_SLOW: [(&str, u32); 4] = [

@@ -142,3 +142,30 @@ fn sixteen_rules_over_one_prefix_are_refused_by_name() {
         "{error}"
     );
 }
+
+#[test]
+fn a_load_balancers_entry_has_its_own_kinds_and_what_is_down_takes_nothing() {
+    let text = "[[nat]]\nsystem = \"e4lb\"\nproto = \"udp\"\nto = \"10.0.0.9\"\nsource = \"vip\"\n\
+        on_removed = \"reset\"\nhealth = { kind = \"tcp\" }\n\
+        endpoints = [{ addr = \"10.0.0.1:53\" }, { addr = \"10.0.0.2:53\" }, { addr = \"10.0.0.3:53\", active = false }]\n";
+    let mut model = compile(text);
+    assert_eq!(model.nat_kinds, 0);
+    let shift = nat::kind::shift(dir::INGRESS, true, false);
+    assert_eq!(model.balance_kinds, nat::kind::ADDR << shift);
+    assert_eq!(model.features, feature::E4LB);
+    let (key, value) = model.nat.iter().next().unwrap();
+    assert_eq!((key.sys, key.dir), (sys::E4LB, dir::INGRESS));
+    assert_eq!(value.options, option::SOURCE_VIP | option::RESET);
+    let head = format!("[[interface]]\nname = \"eth0\"\nrole = \"uplink\"\n{text}");
+    let config = config::parse(&head, Path::new("node.toml")).unwrap();
+    let down = "10.0.0.1:53".parse::<SocketAddr>().unwrap();
+    let (_, value) = model.set_health(&config.nat[0], |_, addr| addr == down);
+    let seen: Vec<_> = value.endpoints[..3]
+        .iter()
+        .map(|e| (e.active, e.flags & endpoint_flag::DOWN != 0))
+        .collect();
+    assert_eq!(seen, [(0, true), (1, false), (0, false)]);
+    assert!(value.table[..1021].iter().all(|at| *at == 1) && value.usable == 1);
+    let (_, value) = model.set_health(&config.nat[0], |_, _| true);
+    assert_eq!(value.usable, 0, "then `fail` decides");
+}

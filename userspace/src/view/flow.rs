@@ -102,7 +102,7 @@ impl FlowRow {
             orig: of(flow),
             reply: reply.map_or(0, of),
         };
-        let created_ns = u64::from(flow.created()) * CREATED_UNIT_NS;
+        let age_ns = u64::from(flow.age(now_ns)) * CREATED_UNIT_NS;
         Self {
             src: ip(key.saddr),
             sport: port(key.sport),
@@ -120,7 +120,7 @@ impl FlowRow {
             bytes: sums(|flow| flow.bytes),
             app: None,
             verdict: verdict(flow.nf),
-            age_s: now_ns.saturating_sub(created_ns) / NS_PER_S,
+            age_s: age_ns / NS_PER_S,
             idle_s: idle_ns(flow, reply, now_ns) / NS_PER_S,
             iface,
         }

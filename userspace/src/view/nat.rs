@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 
-use fsm_common::nat::{NatKey, NatValue, dir, select};
+use fsm_common::{
+    maps::sys,
+    nat::{NatKey, NatValue, dir, endpoint_flag, option, select},
+};
 use serde::Serialize;
 
 use super::{Row, endpoint, family, port, proto, wide_ip};
@@ -10,6 +13,8 @@ use super::{Row, endpoint, family, port, proto, wide_ip};
 /// One entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NatRow {
+    /// `mesh` or `e4lb`.
+    pub system: &'static str,
     /// `egress` or `ingress`.
     pub direction: &'static str,
     /// `tcp` or `udp`.
@@ -22,6 +27,11 @@ pub struct NatRow {
     pub endpoints: Vec<EndpointRow>,
     /// `maglev` or `round-robin`.
     pub select: &'static str,
+    /// `auto`, `client` or `vip`; for `e4lb` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<&'static str>,
+    /// `drain` or `reset`.
+    pub on_removed: &'static str,
 }
 
 /// One endpoint of an entry.
@@ -33,6 +43,9 @@ pub struct EndpointRow {
     pub weight: u16,
     /// Whether it takes new flows.
     pub active: bool,
+    /// `up` or `down` where it is probed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health: Option<&'static str>,
 }
 
 impl NatRow {
@@ -44,8 +57,29 @@ impl NatRow {
             addr: endpoint(wide_ip(ep.addr, v6), port(ep.port)),
             weight: ep.weight,
             active: ep.active != 0,
+            health: match (
+                ep.flags & endpoint_flag::CHECKED,
+                ep.flags & endpoint_flag::DOWN,
+            ) {
+                (0, _) => None,
+                (_, 0) => Some("up"),
+                _ => Some("down"),
+            },
         });
+        let is_balanced = key.sys == sys::E4LB;
+        let source = match value.options & (option::SOURCE_CLIENT | option::SOURCE_VIP) {
+            option::SOURCE_CLIENT => "client",
+            option::SOURCE_VIP => "vip",
+            _ => "auto",
+        };
         Self {
+            system: if is_balanced { "e4lb" } else { "mesh" },
+            source: is_balanced.then_some(source),
+            on_removed: if value.options & option::RESET != 0 {
+                "reset"
+            } else {
+                "drain"
+            },
             direction: if key.dir == dir::INGRESS {
                 "ingress"
             } else {
@@ -64,7 +98,8 @@ impl NatRow {
     }
 }
 
-fn target(key: &NatKey, v6: bool) -> String {
+/// `addr:port`, `addr`, `:port` or `any`.
+pub fn target(key: &NatKey, v6: bool) -> String {
     let addr = wide_ip(key.daddr, v6);
     match (key.daddr == [0; 16], port(key.dport)) {
         (true, 0) => "any".into(),
@@ -75,12 +110,20 @@ fn target(key: &NatKey, v6: bool) -> String {
 }
 
 impl Row for NatRow {
-    const HEAD: &'static [&'static str] =
-        &["DIRECTION", "PROTO", "FAMILY", "TO", "ENDPOINTS", "SELECT"];
+    const HEAD: &'static [&'static str] = &[
+        "SYSTEM",
+        "DIRECTION",
+        "PROTO",
+        "FAMILY",
+        "TO",
+        "ENDPOINTS",
+        "SELECT",
+    ];
 
     fn cells(&self) -> Vec<String> {
         let endpoints: Vec<String> = self.endpoints.iter().map(EndpointRow::text).collect();
         vec![
+            self.system.to_owned(),
             self.direction.to_owned(),
             self.proto.clone().into_owned(),
             self.family.to_owned(),
@@ -98,7 +141,11 @@ impl EndpointRow {
         } else {
             format!("@{}", self.weight)
         };
-        let drained = if self.active { "" } else { " (draining)" };
+        let drained = match (self.health, self.active && self.weight > 0) {
+            (Some("down"), _) => " (down)",
+            (_, false) => " (draining)",
+            (_, true) => "",
+        };
         format!("{}{weight}{drained}", self.addr)
     }
 }
@@ -136,16 +183,17 @@ mod tests {
         };
         let row = NatRow::new(&key, &value());
         let expected = serde_json::json!({
-            "direction": "egress", "proto": "tcp", "family": "ipv4", "to": "any",
+            "system": "mesh", "direction": "egress", "proto": "tcp", "family": "ipv4", "to": "any",
             "endpoints": [
                 {"addr": "192.168.0.0:15001", "weight": 1, "active": true},
                 {"addr": "192.168.0.1:15001", "weight": 2, "active": false},
             ],
             "select": "round-robin",
+            "on_removed": "drain",
         });
         assert_eq!(serde_json::to_value(&row).unwrap(), expected);
         assert_eq!(
-            row.cells()[4],
+            row.cells()[5],
             "192.168.0.0:15001, 192.168.0.1:15001@2 (draining)"
         );
     }

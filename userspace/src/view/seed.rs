@@ -110,7 +110,7 @@ fn nat_endpoint(ep: &NatEndpoint, v6: bool) -> Value {
     // The seed's own MAC for the device (omac) is asked of the kernel here, so never set.
     json!({
         "rmac": mac(ep.mac), "raddr": wide_ip(ep.addr, v6), "rport": port(ep.port), "ofi": ep.ifindex,
-        "oflags": ep.flags, "omac_set": false, "omac": mac([0; 6]), "active": ep.active != 0,
+        "oflags": 0, "omac_set": false, "omac": mac([0; 6]), "active": ep.active != 0,
     })
 }
 

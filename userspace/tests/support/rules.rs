@@ -136,6 +136,37 @@ impl Node {
 
     /// A NAT entry from `dst` (address 0 or `::` for any address, port 0 for any) to listeners.
     pub fn nat(&mut self, dir: u8, proto: u8, dst: &str, to: &[&str]) {
+        let bits = self.nat_entry(sys::MESH, dir, proto, dst, to, 0);
+        self.set(|settings| settings.nat_kinds |= bits);
+    }
+
+    /// The same with options (`nat::option`).
+    pub fn nat_with(&mut self, dir: u8, proto: u8, dst: &str, to: &[&str], options: u64) {
+        let bits = self.nat_entry(sys::MESH, dir, proto, dst, to, options);
+        self.set(|settings| settings.nat_kinds |= bits);
+    }
+
+    /// A load balancer's entry, with options (`nat::option`).
+    pub fn e4lb(&mut self, proto: u8, vip: &str, to: &[&str], options: u64) {
+        let bits = self.nat_entry(sys::E4LB, nat::dir::INGRESS, proto, vip, to, options);
+        let at = u32::from(sys::E4LB);
+        let mut own = self.maps.xcfg.get(&at, 0).unwrap();
+        own.nat_kinds |= bits;
+        let mesh = self.maps.settings().unwrap();
+        (own.ipv4, own.ipv6) = (mesh.ipv4, mesh.ipv6);
+        self.maps.xcfg.set(at, own, 0).unwrap();
+        self.set(|settings| settings.features |= feature::E4LB);
+    }
+
+    fn nat_entry(
+        &mut self,
+        sys: u8,
+        dir: u8,
+        proto: u8,
+        dst: &str,
+        to: &[&str],
+        options: u64,
+    ) -> u32 {
         let dst: SocketAddr = dst.parse().unwrap();
         let v6 = dst.is_ipv6();
         let key = NatKey {
@@ -144,11 +175,12 @@ impl Node {
             proto,
             dir,
             v6: v6.into(),
-            sys: sys::MESH,
+            sys,
             ..NatKey::ZERO
         };
         let mut value = NatValue {
             ep_cnt: to.len() as u16,
+            options,
             ..NatValue::ZERO
         };
         for (endpoint, to) in value.endpoints.iter_mut().zip(to) {
@@ -169,7 +201,7 @@ impl Node {
             (true, false) => nat::kind::PORT,
             (true, true) => nat::kind::ANY,
         };
-        self.set(|settings| settings.nat_kinds |= bit << nat::kind::shift(dir, proto == 17, v6));
+        bit << nat::kind::shift(dir, proto == 17, v6)
     }
 
     /// Excludes a port.

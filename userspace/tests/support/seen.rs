@@ -133,6 +133,31 @@ impl Seen {
         self.frame.clone()
     }
 
+    /// The frame was translated and sent out of a device past the stack, counted in its flow; gives it.
+    #[track_caller]
+    pub fn sent_on(&self, flow: &str, reasons: &[Reason]) -> Vec<u8> {
+        self.is((
+            TC_REDIRECT,
+            Some(Verdict::Nat),
+            reasons,
+            Some(flow),
+            made(reasons),
+        ));
+        assert_eq!(check_sums(&self.frame), Ok(()));
+        self.frame.clone()
+    }
+
+    /// The frame was dropped, and its sender gets an answer by the device that it came from; its flow, of two
+    /// entries, is gone.
+    #[track_caller]
+    pub fn answered(&self, reason: Reason) -> Vec<u8> {
+        let found = (self.action, self.verdict, self.reasons.as_slice());
+        assert_eq!(found, (TC_REDIRECT, Some(Verdict::Drop), &[reason][..]));
+        assert_eq!((self.made, self.gone), (0, 2), "flow entries");
+        assert_eq!(check_sums(&self.frame), Ok(()));
+        self.frame.clone()
+    }
+
     /// An ICMP error went on translated, with right checksums, counted in no flow; gives it.
     #[track_caller]
     pub fn error_translated(&self) -> Vec<u8> {

@@ -201,6 +201,8 @@ impl Node {
             .xcfg
             .set(u32::from(sys::MESH), settings, 0)
             .unwrap();
+        let e4lb = u32::from(sys::E4LB);
+        self.maps.xcfg.set(e4lb, Xcfg::ZERO, 0).unwrap();
         self.device(LO, role::ENDPOINT, 0);
     }
 }

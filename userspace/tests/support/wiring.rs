@@ -88,6 +88,20 @@ impl Node {
         wires
     }
 
+    /// Neighbours on the uplink with their MACs, for good; its own is made that of its entry.
+    pub fn neighbours(&self, list: &[(&str, &str)]) {
+        // First: a change forgets the neighbours.
+        let [a, b, c, d, e, f] = super::node::mac(index("up0"));
+        ip(&format!(
+            "link set up0 address {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"
+        ));
+        for (addr, mac) in list {
+            ip(&format!(
+                "neigh replace {addr} lladdr {mac} dev up0 nud permanent"
+            ));
+        }
+    }
+
     /// Removes the devices of a test before.
     pub fn no_wires(&self) {
         for name in ["up0", "app1", "app2"] {

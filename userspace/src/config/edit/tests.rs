@@ -93,19 +93,18 @@ fn saving_understands_inline_lists() {
 #[test]
 fn saving_nat_and_flags() {
     let file = Scratch::new("nat", UPLINK);
-    let mut entry = Nat {
-        direction: Direction::Egress,
-        proto: NatProto::Tcp,
-        to: NatTarget::Any,
-        endpoints: vec![Endpoint::new("192.0.2.1:15001".parse().unwrap())],
-        select: Select::RoundRobin,
-    };
+    let endpoints = vec![Endpoint::new("192.0.2.1:15001".parse().unwrap())];
+    let mut entry = Nat::new(Direction::Egress, NatProto::Tcp, NatTarget::Any, endpoints);
+    entry.select = Select::RoundRobin;
     assert!(add_nat(&file.0, &entry).unwrap());
     assert!(!add_nat(&file.0, &entry).unwrap());
     entry.endpoints[0].active = false;
     assert!(add_nat(&file.0, &entry).unwrap());
     assert_eq!(load(&file.0).unwrap().nat, vec![entry.clone()]);
-    let del = |family| del_nat(&file.0, entry.direction, entry.proto, entry.to, family);
+    let del = |family| {
+        let key = (entry.system, entry.direction, entry.proto, entry.to);
+        del_nat(&file.0, key.0, key.1, key.2, key.3, family)
+    };
     assert!(!del(Some(Family::Ipv6)).unwrap());
     assert!(del(None).unwrap());
     assert_eq!(file.text(), UPLINK);
@@ -163,4 +162,45 @@ fn traces_are_put_in_and_taken_out() {
     assert!(set_trace_ip(&file, ip, false).unwrap());
     assert!(!set_trace_port(&file, 81, false).unwrap());
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn saving_a_load_balancers_entry_keeps_all_of_it() {
+    let file = Scratch::new("e4lb", UPLINK);
+    let endpoints = vec![Endpoint::new("192.0.2.1:80".parse().unwrap())];
+    let to = "198.51.100.9:80".parse().unwrap();
+    let mut entry = Nat::new(Direction::Ingress, NatProto::Tcp, to, endpoints);
+    entry.system = System::E4lb;
+    entry.source = Source::Vip;
+    entry.on_removed = OnRemoved::Reset;
+    entry.announce_s = 0;
+    entry.interface = Some("eth0".to_owned());
+    let health = "http:/ready".parse::<Health>().unwrap();
+    entry.health = Some(Health {
+        interval_s: 1,
+        port: Some(8081),
+        ..health
+    });
+    assert!(add_nat(&file.0, &entry).unwrap());
+    assert_eq!(load(&file.0).unwrap().nat, vec![entry.clone()]);
+    assert!(!add_nat(&file.0, &entry).unwrap());
+    let mesh = del_nat(
+        &file.0,
+        System::Mesh,
+        entry.direction,
+        entry.proto,
+        to,
+        None,
+    );
+    assert!(!mesh.unwrap(), "another system's entry");
+    let e4lb = del_nat(
+        &file.0,
+        System::E4lb,
+        entry.direction,
+        entry.proto,
+        to,
+        None,
+    );
+    assert!(e4lb.unwrap());
+    assert_eq!(file.text(), UPLINK);
 }
