@@ -26,7 +26,7 @@ use fsm_common::{
         Dropped, Next, Place, count,
         fib::Host as _,
         fragment,
-        judge::{AGAIN, ask_acl, early},
+        judge::{AGAIN, READY, ask_acl, early},
         maps::{iface, xcfg},
     },
     flow::{Flow, V4, V6, nf, opt},
@@ -143,7 +143,11 @@ fn packet<F: Apply>(skb: &Skb, at: At, cfg: &Xcfg, mut packet: Parsed<F::Addr>) 
     if let Some(flow) = F::flow(&packet.key).map(|flow| unsafe { &mut *flow }) {
         let is_provisional = at.place == Place::EndpointOut && flow.nf & nf::PROVISIONAL != 0;
         if flow.generation == cfg.generation && !is_provisional {
-            return act::<F>(skb, at, cfg, &packet, flow);
+            // Full NAT asks the routing table; its code would cost every other packet registers.
+            if flow.opt & opt::FULL_NAT != 0 {
+                return slow::call::<F>(skb, at, &packet, READY);
+            }
+            return act::<F, false>(skb, at, cfg, &packet, flow);
         }
         if !is_provisional {
             return slow::call::<F>(skb, at, &packet, AGAIN);
@@ -155,9 +159,9 @@ fn packet<F: Apply>(skb: &Skb, at: At, cfg: &Xcfg, mut packet: Parsed<F::Addr>) 
     }
 }
 
-/// Does with a packet what its flow says.
+/// Does with a packet what its flow says, full NAT in the slow programs (`SLOW`) only.
 #[inline(always)]
-fn act<F: Apply>(
+fn act<F: Apply, const SLOW: bool>(
     skb: &Skb,
     at: At,
     cfg: &Xcfg,
@@ -180,7 +184,7 @@ fn act<F: Apply>(
         }
         translate::translate::<F>(skb, cfg, packet, flow)?;
         if is_balanced {
-            return balance::send::<F>(skb, at, packet, flow);
+            return balance::send::<F, SLOW>(skb, at, packet, flow);
         }
         if at.place == Place::EndpointOut && flow.nf & nf::REPLY == 0 {
             return redirect::back_to_gateway(skb);

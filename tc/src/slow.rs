@@ -1,10 +1,10 @@
-//! New flows, and flows under an older policy: reached by tail call, one program a direction and family.
+//! New flows, flows under an older policy, and full NAT: reached by tail call, one program a direction and family.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use fsm_common::{
     bpf::{
         Next, count, judge,
-        judge::AGAIN,
+        judge::{AGAIN, READY},
         maps::{FSM_PROG, xcfg},
         rejudge,
     },
@@ -42,7 +42,7 @@ pub fn fsm_tc_out6(ctx: TcContext) -> i32 {
     enter::<V6>(ctx, Hook::TcEgress)
 }
 
-/// Hands the packet over, with what the ACL says of it, or [`AGAIN`]; comes back only where that fails.
+/// Hands the packet over, with what the ACL says of it, [`AGAIN`] or [`READY`]; comes back only where that fails.
 #[inline(always)]
 pub fn call<F: Apply>(skb: &Skb, at: At, packet: &Parsed<F::Addr>, verdict: u8) -> Outcome {
     let slot = match (at.hook as u8 == Hook::TcIngress as u8, F::V6) {
@@ -76,7 +76,9 @@ fn run<F: reset::Head>(skb: &Skb, at: At) -> Outcome {
     // SAFETY: this CPU's own entry, filled by `call`.
     let (packet, verdict) = unsafe { (&(*scratch).packet, (*scratch).verdict) };
     let mut next = Next::Anew;
-    if verdict == u64::from(AGAIN) {
+    if verdict == u64::from(READY) {
+        next = Next::Flow;
+    } else if verdict == u64::from(AGAIN) {
         match rejudge::<F, _>(skb, cfg, at.iface, at.place, packet).next() {
             Ok(judged) => next = judged,
             Err(reason) if reason.is(Reason::NatTargetGone) => {
@@ -92,7 +94,7 @@ fn run<F: reset::Head>(skb: &Skb, at: At) -> Outcome {
     }
     match (next, F::flow(&packet.key)) {
         // SAFETY: map value, readable until the program ends; fields have one writer (see `flow`).
-        (Next::Flow, Some(flow)) => act::<F>(skb, at, cfg, packet, unsafe { &mut *flow }),
+        (Next::Flow, Some(flow)) => act::<F, true>(skb, at, cfg, packet, unsafe { &mut *flow }),
         _ => Ok((Verdict::Pass, NEXT)),
     }
 }

@@ -163,6 +163,8 @@ pub fn ask_acl<F: Tables>(cfg: &Xcfg, place: Place, key: &FlowKey<F::Addr>) -> u
 
 /// In the place of an ACL verdict: the flow is known, and only judged under an older policy.
 pub const AGAIN: u8 = 0xff;
+/// In the place of an ACL verdict: nothing is to be judged, only done, and that is too much for the fast program.
+pub const READY: u8 = 0xfe;
 
 /// Judges a live flow again after a change of policy or of routes. What the rules now deny is dropped; a
 /// translated connection goes on as it was, since it cannot change its other end; a trusted one gets its
