@@ -42,7 +42,7 @@ pub fn waits<A>(at: At, packet: &Parsed<A>, flow: &Flow<A>) -> Result<bool, Reas
 
 /// Lets a translated packet go on, or sends it.
 #[inline(always)]
-pub fn send<F: Apply>(
+pub fn send<F: Apply, const SLOW: bool>(
     skb: &Skb,
     at: At,
     packet: &Parsed<F::Addr>,
@@ -53,7 +53,7 @@ pub fn send<F: Apply>(
     }
     // Where it leaves, it is neither judged nor steered again.
     skb.set_mark(MARK_REINJECTED);
-    if flow.opt() & opt::FULL_NAT == 0 {
+    if !SLOW || flow.opt() & opt::FULL_NAT == 0 {
         return Ok((Verdict::Nat, NEXT));
     }
     Ok((Verdict::Nat, send_on::<F>(skb, packet, flow)?))

@@ -8,7 +8,7 @@ use fsm_common::{
         Next, again,
         fib::Host as _,
         half,
-        judge::{AGAIN, ask_acl},
+        judge::{AGAIN, READY, ask_acl},
         maps::{FSM_PROG, xcfg},
     },
     flow::{V4, V6},
@@ -40,7 +40,7 @@ pub fn fsm_tc_known6(ctx: TcContext) -> i32 {
     enter::<V6>(ctx)
 }
 
-/// Hands the packet over, with [`AGAIN`] or `HALF`; comes back only where that fails.
+/// Hands the packet over, with [`AGAIN`], `HALF` or [`READY`]; comes back only where that fails.
 #[inline(always)]
 pub fn call<F: Apply>(skb: &Skb, at: At, packet: &Parsed<F::Addr>, why: u8) -> Outcome {
     let slot = if F::V6 { slow::KNOWN6 } else { slow::KNOWN4 };
@@ -84,6 +84,14 @@ fn run<F: Apply>(skb: &Skb, at: At) -> Outcome {
     // SAFETY: this CPU's own entry, filled by `call`; the packet in it stays as it is.
     let (packet, why) = unsafe { (&(*scratch).packet, (*scratch).verdict) };
     measure(skb, packet, scratch);
+    if why == u64::from(READY) {
+        let Some(flow) = F::flow(&packet.key) else {
+            return Err(Reason::Internal.into());
+        };
+        // SAFETY: map value, readable until the program ends; fields have one writer (see `flow`).
+        let flow = unsafe { &mut *flow };
+        return act::<F, true, true>(skb, at, cfg, packet, flow, skb.now_ns());
+    }
     let is_half = why != u64::from(AGAIN);
     let judgement = if is_half {
         half::<F, _>(skb, cfg, at.iface, at.place, packet)
@@ -94,13 +102,13 @@ fn run<F: Apply>(skb: &Skb, at: At) -> Outcome {
         // Counted already; the entry may be evicted at any moment, this copy of it is ours.
         // SAFETY: as above.
         Ok(Next::Flow) if is_half => {
-            return forward::<F>(skb, at, cfg, packet, unsafe { &(*scratch).flow });
+            return forward::<F, true>(skb, at, cfg, packet, unsafe { &(*scratch).flow });
         }
         Ok(Next::Flow) => {
             if let Some(flow) = F::flow(&packet.key) {
                 // SAFETY: map value, readable until the program ends; fields have one writer (see `flow`).
                 let flow = unsafe { &mut *flow };
-                return act::<F, false>(skb, at, cfg, packet, flow, skb.now_ns());
+                return act::<F, false, true>(skb, at, cfg, packet, flow, skb.now_ns());
             }
         }
         Ok(Next::Pass) => return Ok((Verdict::Pass, NEXT)),

@@ -28,7 +28,7 @@ use fsm_common::{
         Dropped, Next, Place, count,
         fib::Host as _,
         fragment,
-        judge::{AGAIN, HALF, ask_acl, early},
+        judge::{AGAIN, HALF, READY, ask_acl, early},
         maps::{iface, xcfg},
     },
     flow::{Flow, V4, V6, nf, opt},
@@ -153,7 +153,11 @@ fn packet<F: reset::Head>(skb: &Skb, at: At, cfg: &Xcfg, mut packet: Parsed<F::A
                 && !packet.is_tcp_event()
                 && idle_ns <= cfg.idle_check_ns as i64
             {
-                return act::<F, true>(skb, at, cfg, &packet, flow, now_ns);
+                // Full NAT asks the routing table; its code would cost every other packet registers.
+                if flow.opt() & opt::FULL_NAT != 0 {
+                    return known::call::<F>(skb, at, &packet, READY);
+                }
+                return act::<F, true, false>(skb, at, cfg, &packet, flow, now_ns);
             }
             if flow.generation != cfg.generation && flow.opt() & opt::RESET != 0 {
                 return ended::call::<F>(skb, at, &packet, AGAIN);
@@ -175,7 +179,7 @@ fn packet<F: reset::Head>(skb: &Skb, at: At, cfg: &Xcfg, mut packet: Parsed<F::A
 
 /// Counts a packet in its flow, tracks it where that is left to do, and does with it what the flow says.
 #[inline(always)]
-fn act<F: Apply, const TRACK: bool>(
+fn act<F: Apply, const TRACK: bool, const SLOW: bool>(
     skb: &Skb,
     at: At,
     cfg: &Xcfg,
@@ -188,12 +192,12 @@ fn act<F: Apply, const TRACK: bool>(
     if TRACK && is_mine && packet.is_tcp() {
         flow.segment(&packet.segment());
     }
-    forward::<F>(skb, at, cfg, packet, flow)
+    forward::<F, SLOW>(skb, at, cfg, packet, flow)
 }
 
-/// Does with a packet what its flow says.
+/// Does with a packet what its flow says; full NAT in the slow programs (`SLOW`) only.
 #[inline(always)]
-fn forward<F: Apply>(
+fn forward<F: Apply, const SLOW: bool>(
     skb: &Skb,
     at: At,
     cfg: &Xcfg,
@@ -207,7 +211,7 @@ fn forward<F: Apply>(
         }
         translate::translate::<F>(skb, cfg, packet, flow)?;
         if is_balanced {
-            return balance::send::<F>(skb, at, packet, flow);
+            return balance::send::<F, SLOW>(skb, at, packet, flow);
         }
         if at.place == Place::EndpointOut && flow.nf & nf::REPLY == 0 {
             return redirect::back_to_gateway(skb);

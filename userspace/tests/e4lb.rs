@@ -632,10 +632,11 @@ fn a_drained_endpoint_keeps_its_flows_and_one_that_is_reset_does_not() {
     net.configure(&entry(&rest.join(", ")));
     net.fsm("reload");
     let start = Instant::now();
+    // What the client has in its buffer is read first, at its own pace.
     let status = download.wait().unwrap();
     assert_eq!(status.code(), Some(56), "curl: the connection was reset");
     assert!(
-        start.elapsed() < Duration::from_secs(2),
+        start.elapsed() < Duration::from_secs(6),
         "{:?}",
         start.elapsed()
     );

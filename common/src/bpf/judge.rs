@@ -161,6 +161,8 @@ pub fn ask_acl<F: Tables>(cfg: &Xcfg, place: Place, key: &FlowKey<F::Addr>) -> u
 pub const AGAIN: u8 = 0xff;
 /// The same for a flow in the small table ([`super::half`]).
 pub const HALF: u8 = 0xfe;
+/// The same for a flow for which its entry does, but what it says is too much for the fast program.
+pub const READY: u8 = 0xfd;
 
 /// Judges a live flow again after a change of policy or of routes. What the rules now deny is dropped; a
 /// translated connection goes on as it was, since it cannot change its other end; a trusted one gets its

@@ -329,8 +329,12 @@ fn other_ports_and_protocols_of_the_address_and_what_apps_send_are_left_alone() 
                     .to_string()
             };
             let ping = icmp(&ip(case.client), &ip(case.vip), kind);
-            node.run(Hook::TcIn, wires.uplink, &ping.bytes())
-                .untouched(&[]);
+            let seen = node.run(Hook::TcIn, wires.uplink, &ping.bytes());
+            assert_eq!(
+                (&seen.frame, seen.verdict),
+                (&ping.bytes(), Some(fsm_common::stats::Verdict::Pass)),
+                "an echo is this host's own to answer"
+            );
             let sent = tcp(case.app, case.vip, SYN);
             node.run(Hook::TcIn, wires.app1, &sent.bytes())
                 .follows(&format!("tcp {} > {}", case.app, case.vip), NEW);
