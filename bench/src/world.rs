@@ -161,6 +161,8 @@ impl World {
             features: 0,
             fail_open: 1,
             csum_ipv6_flag: self.csum_ipv6_flag,
+            guard_kinds: 0,
+            syn_cookie: 0,
         }
     }
 

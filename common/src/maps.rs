@@ -3,6 +3,7 @@
 
 use crate::{
     flow::{Flow, FlowKey},
+    guard::{Bucket, GuardKey},
     nat::{NatKey, NatValue},
     policy::{Acl4Key, Acl6Key, AclValue, Cidr4Key, Cidr6Key, CidrRules},
     scratch::Scratch,
@@ -87,6 +88,11 @@ shared! {
         pub fail_open: u32,
         /// Kernel ≥ 6.16 wants BPF_F_IPV6 in `bpf_l4_csum_replace`; its value there, else 0.
         pub csum_ipv6_flag: u32,
+        /// Bits of [`crate::nat::kind`] for protected destinations, at [`crate::guard::shift`]; 0: nothing is
+        /// protected, and nothing is paid for it.
+        pub guard_kinds: u32,
+        /// Bits of [`crate::cookie::offer`].
+        pub syn_cookie: u32,
     }
 
     /// Value of `fsm_iface`.
@@ -223,6 +229,10 @@ pub mod slow {
     pub const XDP4: u32 = 0;
     /// `fsm_prog_xdp`: IPv6.
     pub const XDP6: u32 = 1;
+    /// `fsm_prog_xdp`: SYN cookies, IPv4.
+    pub const XDP_COOKIE4: u32 = 2;
+    /// `fsm_prog_xdp`: SYN cookies, IPv6.
+    pub const XDP_COOKIE6: u32 = 3;
 }
 
 /// `BPF_F_NO_PREALLOC` (`linux/bpf.h`). Not for the IPv4 flows and origins: allocating their entries one by
@@ -247,13 +257,14 @@ macro_rules! for_each_map {
             FSM_CIDR4 "fsm_cidr4" LpmTrie<Cidr4Key, CidrRules> 1048576, NO_PREALLOC;
             FSM_CIDR6 "fsm_cidr6" LpmTrie<Cidr6Key, CidrRules> 1048576, NO_PREALLOC;
             FSM_XNAT "fsm_xnat" HashMap<NatKey, NatValue> 16384, NO_PREALLOC;
+            FSM_GUARD "fsm_guard" HashMap<GuardKey, Bucket> 16384, NO_PREALLOC;
             FSM_SKIP_PORT "fsm_skip_port" Array<u32, u8> 65536, 0;
             FSM_SKIP4 "fsm_skip4" LpmTrie<Cidr4Key, Skip> 4096, NO_PREALLOC;
             FSM_SKIP6 "fsm_skip6" LpmTrie<Cidr6Key, Skip> 4096, NO_PREALLOC;
             FSM_SCRATCH4 "fsm_scratch4" PerCpuArray<u32, Scratch<[u8; 4]>> 1, 0;
             FSM_SCRATCH6 "fsm_scratch6" PerCpuArray<u32, Scratch<[u8; 16]>> 1, 0;
             FSM_PROG "fsm_prog" ProgramArray<u32, u32> 8, 0;
-            FSM_PROG_XDP "fsm_prog_xdp" ProgramArray<u32, u32> 2, 0;
+            FSM_PROG_XDP "fsm_prog_xdp" ProgramArray<u32, u32> 4, 0;
             FSM_TRIP "fsm_trip" HashMap<TraceIp, TraceOn> 1024, NO_PREALLOC;
             FSM_TRPT "fsm_trpt" HashMap<TracePort, TraceOn> 1024, NO_PREALLOC;
         }

@@ -69,6 +69,8 @@ reasons! {
     Internal = 16, "internal", drop;
     /// first fragment too short to hold the ports
     FragmentTiny = 17, "fragment_tiny", drop;
+    /// UDP to a protected destination, over its rate of new flows
+    FloodUdp = 18, "flood_udp", drop;
     /// the flow table is full; passed because node.fail is open
     TableFullOpen = 32, "flow_table_full_open", note;
     /// no active endpoint; passed because node.fail is open
@@ -91,6 +93,11 @@ reasons! {
     Reinjected = 41, "reinjected", note;
     /// an ICMP error was translated together with the packet that it quotes
     IcmpTranslated = 42, "icmp_translated", note;
+    /// SYN to a protected destination, over its rate, answered by XDP with a SYN cookie
+    SynCookieSent = 43, "syn_cookie_sent", note;
+    /// SYN to a protected destination, over its rate, left to the stack: no listener of this host takes it, or one
+    /// that wants no cookies now
+    SynCookieNone = 44, "syn_cookie_none", note;
 }
 
 /// Entries of the map `fsm_reason`.

@@ -2,7 +2,7 @@
 
 use super::maps;
 use crate::{
-    flow::{Address, Family},
+    flow::{Address, Family, FlowKey},
     maps::{IfaceEntry, role},
     parse::Parsed,
     scratch::FibLookup,
@@ -48,16 +48,27 @@ pub fn route<F: Family, H: Host>(
     packet: &Parsed<F::Addr>,
     params: &mut FibLookup,
 ) -> Route {
+    route_of::<F, H>(host, ifindex, &packet.key, params)
+}
+
+/// The same for a tuple.
+#[inline(always)]
+pub fn route_of<F: Family, H: Host>(
+    host: &H,
+    ifindex: u32,
+    key: &FlowKey<F::Addr>,
+    params: &mut FibLookup,
+) -> Route {
     *params = FibLookup {
         family: F::AF,
-        l4_protocol: packet.key.proto,
+        l4_protocol: key.proto,
         sport: [0; 2],
         dport: [0; 2],
         tot_len: 0,
         ifindex,
         tos: 0,
-        src: packet.key.saddr.widen(),
-        dst: packet.key.daddr.widen(),
+        src: key.saddr.widen(),
+        dst: key.daddr.widen(),
         vlan: 0,
         smac: [0; 6],
         dmac: [0; 6],

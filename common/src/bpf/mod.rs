@@ -8,6 +8,7 @@
 pub mod count;
 pub mod fib;
 pub mod fragment;
+pub mod guard;
 pub mod judge;
 pub mod maps;
 mod steer;

@@ -14,7 +14,7 @@ use crate::{
     parse::Parsed,
     reason::Reason,
     scratch::Scratch,
-    wire::l3::IpProto,
+    wire::{l3::IpProto, l4::tcp_flag},
 };
 
 /// NAT to this node's listeners: `None` where the packet is none of NAT's business.
@@ -26,31 +26,8 @@ pub fn steer<F: Tables>(
     dir: u8,
 ) -> Result<Option<Next>, Reason> {
     let key = &packet.key;
-    let is_udp = key.proto == IpProto::UDP.0;
-    let kinds = cfg.nat_kinds >> nat::kind::shift(dir, is_udp, F::V6) & 0xf;
-    if kinds == 0 || is_excluded::<F>(cfg, key, dir) {
+    let Some(entry) = find::<F>(cfg, key, &mut scratch.nat, dir)? else {
         return Ok(None);
-    }
-    let flags = F::flags(cfg);
-    scratch.nat = NatKey {
-        proto: key.proto,
-        dir,
-        v6: F::V6 as u8,
-        sys: sys::MESH,
-        ..NatKey::ZERO
-    };
-    let kinds = kinds & enabled(flags, is_udp);
-    let Some(entry) = nat::lookup(&Nat, kinds, &mut scratch.nat, key.daddr, key.dport) else {
-        let escape = if is_udp {
-            flags::UDP_ESCAPE
-        } else {
-            flags::TCP_ESCAPE
-        };
-        return if flags & escape != 0 {
-            Ok(None)
-        } else {
-            Err(Reason::NatMiss)
-        };
     };
     // SAFETY: map value, readable until the program ends.
     let entry = unsafe { &mut *entry };
@@ -62,15 +39,8 @@ pub fn steer<F: Tables>(
             Err(Reason::NatNoEndpoint)
         };
     }
-    let to = &mut scratch.forward;
-    *to = *key;
-    let endpoint = &entry.endpoints[choose(entry, key) & (nat::MAX_ENDPOINTS - 1)];
-    if endpoint.addr != [0; 16] {
-        to.daddr = F::Addr::narrow(endpoint.addr);
-    }
-    if endpoint.port != [0; 2] {
-        to.dport = endpoint.port;
-    }
+    let takes_turns = key.proto == IpProto::UDP.0 || packet.tcp_flags & tcp_flag::SYN != 0;
+    send_to(entry, key, takes_turns, &mut scratch.forward);
     let inbound = if dir == nat::dir::INGRESS {
         nf::INBOUND
     } else {
@@ -81,6 +51,63 @@ pub fn steer<F: Tables>(
     scratch.flow.set_translation(key, &scratch.forward);
     let next = store::<F>(cfg, key, scratch, 1)?;
     Ok(Some(next))
+}
+
+/// The entry that takes a packet; `None` where none is asked, or the packet may go without. `nat` is work space.
+#[inline(always)]
+pub(super) fn find<F: Tables>(
+    cfg: &Xcfg,
+    key: &FlowKey<F::Addr>,
+    nat: &mut NatKey,
+    dir: u8,
+) -> Result<Option<*mut NatValue>, Reason> {
+    let is_udp = key.proto == IpProto::UDP.0;
+    let kinds = cfg.nat_kinds >> nat::kind::shift(dir, is_udp, F::V6) & 0xf;
+    if kinds == 0 || is_excluded::<F>(cfg, key, dir) {
+        return Ok(None);
+    }
+    let flags = F::flags(cfg);
+    *nat = NatKey {
+        proto: key.proto,
+        dir,
+        v6: F::V6 as u8,
+        sys: sys::MESH,
+        ..NatKey::ZERO
+    };
+    let kinds = kinds & enabled(flags, is_udp);
+    if let Some(entry) = nat::lookup(&Nat, kinds, nat, key.daddr, key.dport) {
+        return Ok(Some(entry));
+    }
+    let escape = if is_udp {
+        flags::UDP_ESCAPE
+    } else {
+        flags::TCP_ESCAPE
+    };
+    if flags & escape != 0 {
+        Ok(None)
+    } else {
+        Err(Reason::NatMiss)
+    }
+}
+
+/// Makes `to` the tuple of `key` at the endpoint chosen for it. Round-robin entries give turns to packets
+/// that begin a connection; one that comes without, as after a SYN cookie or a lost table, is chosen for by
+/// its tuple.
+#[inline(always)]
+pub(super) fn send_to<A: Address>(
+    entry: &mut NatValue,
+    key: &FlowKey<A>,
+    takes_turns: bool,
+    to: &mut FlowKey<A>,
+) {
+    *to = *key;
+    let endpoint = &entry.endpoints[choose(entry, key, takes_turns) & (nat::MAX_ENDPOINTS - 1)];
+    if endpoint.addr != [0; 16] {
+        to.daddr = A::narrow(endpoint.addr);
+    }
+    if endpoint.port != [0; 2] {
+        to.dport = endpoint.port;
+    }
 }
 
 /// The kinds of NAT entry that the flags leave on.
@@ -125,11 +152,11 @@ fn is_excluded<F: Tables>(cfg: &Xcfg, key: &FlowKey<F::Addr>, dir: u8) -> bool {
 }
 
 #[inline(always)]
-fn choose<A: Address>(entry: &mut NatValue, key: &FlowKey<A>) -> usize {
+fn choose<A: Address>(entry: &mut NatValue, key: &FlowKey<A>, takes_turns: bool) -> usize {
     if entry.ep_cnt <= 1 {
         return 0;
     }
-    let at = if entry.select == select::ROUND_ROBIN {
+    let at = if takes_turns && entry.select == select::ROUND_ROBIN {
         // Two CPUs may take the same turn; the shares stay even.
         let turn = if entry.ep_sel >= MAGLEV_SLOTS {
             0

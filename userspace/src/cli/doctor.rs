@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::out::Out;
 use super::{Failure, Global};
+use crate::loader::syn_cookie::Sysctls;
 use crate::view::Row;
 
 /// What one look found.
@@ -54,6 +55,7 @@ pub fn run(global: &Global) -> Result<(), Failure> {
             "ipv6 forwarding",
             read("/proc/sys/net/ipv6/conf/all/forwarding").trim(),
         ),
+        syn_cookies(&Sysctls::read()),
     ];
     let failed = findings.iter().any(|finding| finding.result == "fail");
     Out::new(global.output).rows(findings)?;
@@ -205,6 +207,19 @@ fn forwarding(what: &'static str, switch: &str) -> Finding {
             "off".into(),
             "apps behind this node need it: sysctl net.*.forwarding",
         ),
+    }
+}
+
+/// What `[[protect]]` needs for TCP.
+fn syn_cookies(sysctls: &Sysctls) -> Finding {
+    let found = format!(
+        "tcp_syncookies {}, tcp_timestamps {}",
+        sysctls.syncookies, sysctls.timestamps
+    );
+    match (sysctls.lack(), sysctls.shortcoming()) {
+        (Some(lack), _) => finding("SYN cookies", "warn", found, lack),
+        (None, Some(less)) => finding("SYN cookies", "ok", found, less),
+        (None, None) => finding("SYN cookies", "ok", found, ""),
     }
 }
 

@@ -11,6 +11,7 @@ use tiny_http::{Header, Response, Server};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Daemon;
+use crate::view::protect::Protected;
 
 /// How long a scrape may wait for the daemon.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -130,6 +131,12 @@ impl Daemon {
             let max = self.node.maps.max_entries(spec.name)?;
             sizes.with_label_values(&[spec.name]).set(max.into());
         }
+        let protected = counters(
+            "fsm_protect_total",
+            "New flows to protected destinations: passed, or over the rate",
+            &["to", "proto", "family", "result"],
+        )?;
+        self.protected(&protected)?;
         self.flows(&registry)?;
         Ok(TextEncoder::new().encode_to_string(&registry.gather())?)
     }
@@ -169,6 +176,18 @@ impl Daemon {
                         nat.with_label_values(&[] as &[&str]).inc_by(sum.0);
                     }
                 }
+            }
+        }
+        Ok(())
+    }
+
+    fn protected(&self, flows: &IntCounterVec) -> anyhow::Result<()> {
+        for entry in self.node.maps.guard.iter() {
+            let (key, bucket) = entry?;
+            let row = Protected::new(&key, &bucket);
+            for (result, count) in [("passed", row.passed), ("over", row.over)] {
+                let labels = [row.to.as_str(), row.proto, row.family.as_str(), result];
+                flows.with_label_values(&labels).inc_by(count);
             }
         }
         Ok(())

@@ -8,4 +8,5 @@ pub mod node;
 pub mod objects;
 pub mod peer;
 pub mod preflight;
+pub mod syn_cookie;
 pub mod sys;

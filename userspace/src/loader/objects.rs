@@ -83,7 +83,12 @@ pub mod program {
         ("fsm_tc_icmp6", slow::ICMP6),
     ];
     /// Judges for XDP, at their slots of `fsm_prog_xdp`.
-    pub const XDP_SLOW: [(&str, u32); 2] = [("fsm_xdp4", slow::XDP4), ("fsm_xdp6", slow::XDP6)];
+    pub const XDP_SLOW: [(&str, u32); 4] = [
+        ("fsm_xdp4", slow::XDP4),
+        ("fsm_xdp6", slow::XDP6),
+        ("fsm_xdp_cookie4", slow::XDP_COOKIE4),
+        ("fsm_xdp_cookie6", slow::XDP_COOKIE6),
+    ];
     /// Feature probe.
     pub const PROBE: &str = "fsm_probe_csum";
 }
