@@ -171,6 +171,8 @@ impl World {
             fail_open: 1,
             csum_ipv6_flag: self.csum_ipv6_flag,
             idle_check_ns: u64::MAX >> 1,
+            guard_kinds: 0,
+            syn_cookie: 0,
         }
     }
 

@@ -252,7 +252,7 @@ pub struct Flow<A> {
     pub generation: u32,
     /// Interface whose hook counts this direction; 0 until its first packet.
     pub ifindex: u32,
-    /// CLOCK_MONOTONIC when the flow was made, in units of [`CREATED_UNIT_NS`] (24 bits, 208 days); above it
+    /// CLOCK_MONOTONIC when the flow was made, in units of [`CREATED_UNIT_NS`] (24 bits, so that ages of up to 104 days are told); above it
     /// bits of [`opt`] (4 bits) and this direction's TCP window scale (4 bits). See [`Flow::age`],
     /// [`Flow::opt`] and [`Flow::scale`].
     pub born: u32,
@@ -274,10 +274,11 @@ crate::pod!(Flow<[u8; 4]>);
 crate::pod!(Flow<[u8; 16]>);
 
 impl<A> Flow<A> {
-    /// How long ago the flow was made, in units of [`CREATED_UNIT_NS`].
+    /// How long ago the flow was made, in units of [`CREATED_UNIT_NS`]; 0 for a clock that is behind.
     #[inline(always)]
     pub fn age(&self, now_ns: u64) -> u32 {
-        ((now_ns >> 30) as u32).wrapping_sub(self.born) & CREATED_BITS
+        let age = ((now_ns >> 30) as u32).wrapping_sub(self.born) & CREATED_BITS;
+        if age > CREATED_BITS / 2 { 0 } else { age }
     }
 
     /// Bits of [`opt`].

@@ -17,8 +17,10 @@
 #[cfg(feature = "ebpf")]
 pub mod bpf;
 pub mod checksum;
+pub mod cookie;
 pub mod flags;
 pub mod flow;
+pub mod guard;
 pub mod maps;
 pub mod nat;
 pub mod parse;

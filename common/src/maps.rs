@@ -3,6 +3,7 @@
 
 use crate::{
     flow::{Flow, FlowKey},
+    guard::{Bucket, GuardKey},
     nat::{NatKey, NatValue},
     policy::{Acl4Key, Acl6Key, AclValue, Cidr4Key, Cidr6Key, CidrRules},
     scratch::Scratch,
@@ -95,6 +96,11 @@ shared! {
         pub csum_ipv6_flag: u32,
         /// A flow that was idle for longer than this may be over: the shortest timeout, nanoseconds.
         pub idle_check_ns: u64,
+        /// Bits of [`crate::nat::kind`] for protected destinations, at [`crate::guard::shift`]; 0: nothing is
+        /// protected, and nothing is paid for it.
+        pub guard_kinds: u32,
+        /// Bits of [`crate::cookie::offer`].
+        pub syn_cookie: u32,
     }
 
     /// Value of `fsm_iface`.
@@ -261,6 +267,10 @@ pub mod slow {
     pub const XDP_KNOWN4: u32 = 2;
     /// `fsm_prog_xdp`: known flows, IPv6.
     pub const XDP_KNOWN6: u32 = 3;
+    /// `fsm_prog_xdp`: SYN cookies, IPv4.
+    pub const XDP_COOKIE4: u32 = 4;
+    /// `fsm_prog_xdp`: SYN cookies, IPv6.
+    pub const XDP_COOKIE6: u32 = 5;
 }
 
 /// `BPF_F_NO_PREALLOC` (`linux/bpf.h`). Not for the IPv4 flows and origins: allocating their entries one by
@@ -289,6 +299,7 @@ macro_rules! for_each_map {
             FSM_CIDR4 "fsm_cidr4" LpmTrie<Cidr4Key, CidrRules> 1048576, NO_PREALLOC;
             FSM_CIDR6 "fsm_cidr6" LpmTrie<Cidr6Key, CidrRules> 1048576, NO_PREALLOC;
             FSM_XNAT "fsm_xnat" HashMap<NatKey, NatValue> 16384, NO_PREALLOC;
+            FSM_GUARD "fsm_guard" HashMap<GuardKey, Bucket> 16384, NO_PREALLOC;
             FSM_SKIP_PORT "fsm_skip_port" Array<u32, u8> 65536, 0;
             FSM_SKIP4 "fsm_skip4" LpmTrie<Cidr4Key, Skip> 4096, NO_PREALLOC;
             FSM_SKIP6 "fsm_skip6" LpmTrie<Cidr6Key, Skip> 4096, NO_PREALLOC;

@@ -75,6 +75,8 @@ reasons! {
     HopLimit = 19, "hop_limit", drop;
     /// no route to a load balancer's endpoint, or back to its client
     NoRoute = 20, "no_route", drop;
+    /// UDP to a protected destination, over its rate of new flows
+    FloodUdp = 21, "flood_udp", drop;
     /// the flow table is full; passed because node.fail is open
     TableFullOpen = 32, "flow_table_full_open", note;
     /// no active endpoint; passed because node.fail is open
@@ -99,6 +101,11 @@ reasons! {
     IcmpTranslated = 42, "icmp_translated", note;
     /// a TCP FIN, SYN or RST that cannot be the connection's own; it passed and changed nothing here
     TcpOutOfWindow = 43, "tcp_out_of_window", note;
+    /// SYN to a protected destination, over its rate, answered by XDP with a SYN cookie
+    SynCookieSent = 44, "syn_cookie_sent", note;
+    /// SYN to a protected destination, over its rate, left to the stack: no listener of this host takes it, or one
+    /// that wants no cookies now
+    SynCookieNone = 45, "syn_cookie_none", note;
 }
 
 /// Entries of the map `fsm_reason`.

@@ -3,6 +3,7 @@
 //! judge of the other, so a change here raises [`crate::maps::LAYOUT`].
 
 use crate::{
+    cookie::Headers,
     flow::{Flow, FlowKey},
     maps::{Origin, OriginKey},
     nat::NatKey,
@@ -61,4 +62,6 @@ pub struct Scratch<A> {
     pub nat: NatKey,
     /// Key and value for the origin map.
     pub origin: (OriginKey, Origin),
+    /// The answer to a SYN.
+    pub headers: Headers,
 }

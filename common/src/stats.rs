@@ -42,16 +42,19 @@ pub enum Verdict {
     Redirect = 3,
     /// Given to a DPI worker.
     Escalate = 4,
+    /// Answered: the frame went back where it came from.
+    Answer = 5,
 }
 
 impl Verdict {
     /// In the order of their numbers.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Pass,
         Self::Drop,
         Self::Nat,
         Self::Redirect,
         Self::Escalate,
+        Self::Answer,
     ];
 
     /// Name in JSON and metrics.
@@ -62,6 +65,7 @@ impl Verdict {
             Self::Nat => "nat",
             Self::Redirect => "redirect",
             Self::Escalate => "escalate",
+            Self::Answer => "answer",
         }
     }
 }
@@ -78,6 +82,6 @@ shared! {
     /// Value of `fsm_ifstats`.
     pub struct IfaceStats {
         /// `[Hook][Verdict]`.
-        pub counts: [[Count; 5]; 3],
+        pub counts: [[Count; 6]; 3],
     }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapType, PerCpuArray, lpm_trie::LpmTrie};
 use fsm_common::{
     flow::{Flow, FlowKey},
+    guard::{Bucket, GuardKey},
     maps::{
         IfaceEntry, LAYOUT, MAPS, MapKind, MapSpec, Origin, OriginKey, Skip, TraceIp, TraceOn,
         TracePort, Vip, VipKey, Xcfg, name, sys,
@@ -165,6 +166,8 @@ pub struct Maps {
     pub cidr6: LpmTrie<MapData, [u8; 20], CidrRules>,
     /// NAT entries.
     pub xnat: HashMap<MapData, NatKey, NatValue>,
+    /// Protected destinations.
+    pub guard: HashMap<MapData, GuardKey, Bucket>,
     /// Excluded ports.
     pub skip_port: Array<MapData, u8>,
     /// Excluded IPv4 CIDRs.
@@ -211,6 +214,7 @@ impl Maps {
             cidr4: pinned(at(name::FSM_CIDR4), Map::LpmTrie)?,
             cidr6: pinned(at(name::FSM_CIDR6), Map::LpmTrie)?,
             xnat: pinned(at(name::FSM_XNAT), Map::HashMap)?,
+            guard: pinned(at(name::FSM_GUARD), Map::HashMap)?,
             skip_port: pinned(at(name::FSM_SKIP_PORT), Map::Array)?,
             skip4: pinned(at(name::FSM_SKIP4), Map::LpmTrie)?,
             skip6: pinned(at(name::FSM_SKIP6), Map::LpmTrie)?,

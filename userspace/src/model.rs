@@ -7,6 +7,7 @@ use std::{
 };
 
 use fsm_common::{
+    guard::{self, Bucket, GuardKey},
     maps::{Skip, TraceIp, TraceOn, TracePort, feature, skip, sys},
     nat::{self, MAX_ENDPOINTS, NatEndpoint, NatKey, NatValue, dir, endpoint_flag, option, select},
     policy::{Acl4Key, Acl6Key, AclValue, CidrRules},
@@ -16,7 +17,7 @@ use ipnet::IpNet;
 
 use crate::config::{
     Acl, AclAction, AclProto, Config, Direction, Fail, Family, Nat, NatProto, NatTarget, OnRemoved,
-    PortRange, Select, Source, System,
+    PortRange, Protect, Select, Source, System,
 };
 use crate::view::state::{State, timeout_s};
 
@@ -53,6 +54,8 @@ pub struct Model {
     pub cidr6: HashMap<(u32, [u8; 16]), CidrRules>,
     /// `fsm_xnat`
     pub nat: HashMap<NatKey, NatValue>,
+    /// `fsm_guard`
+    pub guard: HashMap<GuardKey, Bucket>,
     /// `fsm_skip_port`: ports with bits
     pub skip_port: HashMap<u16, u8>,
     /// `fsm_skip4`
@@ -71,6 +74,8 @@ pub struct Model {
     pub nat_kinds: u32,
     /// The same of load balancers' entries.
     pub balance_kinds: u32,
+    /// Bits of `nat::kind`, at `guard::shift`.
+    pub guard_kinds: u32,
     /// Bits of `maps::feature`.
     pub features: u32,
     /// `node.fail` is open.
@@ -97,6 +102,9 @@ impl Model {
         // Explicit entries last: a live one may take the place of a listener.
         for entry in config.gateway.nat().iter().chain(&config.nat) {
             model.add_nat(entry);
+        }
+        for entry in &config.protect {
+            model.add_protect(entry);
         }
         model.add_exclusions(config);
         model.add_traces(config);
@@ -127,6 +135,26 @@ impl Model {
         let value = nat_value(entry, |addr| is_down(&key, addr));
         let slot = self.nat.entry(key).insert_entry(value);
         (key, slot.into_mut())
+    }
+
+    fn add_protect(&mut self, entry: &Protect) {
+        let (addr, port, kind) = target(entry.to);
+        let proto = proto(entry.proto);
+        // Without an address both families are meant.
+        for v6 in [false, true] {
+            if addr.is_some_and(|addr| addr.is_ipv6() != v6) {
+                continue;
+            }
+            let key = GuardKey {
+                addr: addr.map_or([0; 16], wide),
+                port: port.to_be_bytes(),
+                proto,
+                v6: v6.into(),
+                ..GuardKey::ZERO
+            };
+            self.guard_kinds |= kind << guard::shift(entry.proto == NatProto::Udp, v6);
+            self.guard.insert(key, Bucket::new(entry.new_per_s));
+        }
     }
 
     fn add_exclusions(&mut self, config: &Config) {
@@ -234,19 +262,11 @@ fn gateway_rules(config: &Config) -> Vec<Acl> {
 
 /// The map key of an entry, and its kind.
 pub fn nat_key(entry: &Nat) -> (NatKey, u32) {
-    let (addr, port, kind) = match entry.to {
-        NatTarget::AddrPort(socket) => (Some(socket.ip()), socket.port(), nat::kind::ADDR_PORT),
-        NatTarget::Addr(addr) => (Some(addr), 0, nat::kind::ADDR),
-        NatTarget::Port(port) => (None, port, nat::kind::PORT),
-        NatTarget::Any => (None, 0, nat::kind::ANY),
-    };
+    let (addr, port, kind) = target(entry.to);
     let key = NatKey {
         daddr: addr.map_or([0; 16], wide),
         dport: port.to_be_bytes(),
-        proto: match entry.proto {
-            NatProto::Tcp => IpProto::TCP.0,
-            NatProto::Udp => IpProto::UDP.0,
-        },
+        proto: proto(entry.proto),
         dir: match entry.direction {
             Direction::Ingress => dir::INGRESS,
             Direction::Egress => dir::EGRESS,
@@ -259,6 +279,23 @@ pub fn nat_key(entry: &Nat) -> (NatKey, u32) {
         pad: [0; 2],
     };
     (key, kind)
+}
+
+/// Address, port (0 for any) and kind of a destination.
+fn target(to: NatTarget) -> (Option<IpAddr>, u16, u32) {
+    match to {
+        NatTarget::AddrPort(socket) => (Some(socket.ip()), socket.port(), nat::kind::ADDR_PORT),
+        NatTarget::Addr(addr) => (Some(addr), 0, nat::kind::ADDR),
+        NatTarget::Port(port) => (None, port, nat::kind::PORT),
+        NatTarget::Any => (None, 0, nat::kind::ANY),
+    }
+}
+
+fn proto(proto: NatProto) -> u8 {
+    match proto {
+        NatProto::Tcp => IpProto::TCP.0,
+        NatProto::Udp => IpProto::UDP.0,
+    }
 }
 
 fn nat_value(entry: &Nat, is_down: impl Fn(SocketAddr) -> bool) -> NatValue {

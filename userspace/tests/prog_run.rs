@@ -20,6 +20,8 @@ mod flags;
 mod fragments;
 #[path = "prog_run/fuzz.rs"]
 mod fuzz;
+#[path = "prog_run/guard.rs"]
+mod guard;
 #[path = "prog_run/icmp.rs"]
 mod icmp;
 #[path = "prog_run/inbound.rs"]

@@ -3,7 +3,9 @@
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{bpf_fib_lookup as RawFib, xdp_md},
-    helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_xdp_get_buff_len},
+    helpers::generated::{
+        bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len,
+    },
     programs::XdpContext,
 };
 use fsm_common::{bpf::fib::Host, scratch::FibLookup, view::PacketView};
@@ -30,6 +32,18 @@ impl Frame {
     #[inline(always)]
     pub fn tail_ctx(&self) -> &XdpContext {
         &self.ctx
+    }
+
+    /// Makes the frame `len` bytes long; `None` where the driver has no room for it. What was read before is
+    /// stale then.
+    #[inline(always)]
+    pub fn set_len(&self, len: usize) -> Option<()> {
+        let delta = len as i32 - self.frame_len() as i32;
+        // SAFETY: the context is valid while the program runs.
+        match unsafe { bpf_xdp_adjust_tail(self.ctx.as_ptr().cast(), delta) } {
+            0 => Some(()),
+            _ => None,
+        }
     }
 
     /// Overwrites bytes of the frame; `None` where its first buffer ends before them.

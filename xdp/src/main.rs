@@ -8,7 +8,9 @@
 #![no_std]
 #![no_main]
 
+mod cookie;
 mod ctx;
+mod guard;
 mod known;
 mod redirect;
 mod slow;
@@ -121,6 +123,7 @@ fn packet<F: Tables>(frame: &Frame, at: At, cfg: &Xcfg, packet: &Parsed<F::Addr>
         return match ask_acl::<F>(cfg, at.place, &packet.key) {
             acl::DENY => Err(Reason::AclDeny.into()),
             acl::TRUSTED if is_whole => slow::call::<F>(frame, packet),
+            _ if is_whole => guard::new_flow::<F>(frame, cfg, packet),
             _ => PASS,
         };
     };

@@ -8,7 +8,7 @@ use super::{
     fib::{self, Host},
     judge::Next,
     maps::{FSM_XCFG, Tables},
-    steer::{ALL_KINDS, find, to_endpoint, unusable},
+    steer::{ALL_KINDS, find, takes_turns, to_endpoint, unusable},
 };
 use crate::{
     flow::{Address, Flow, FlowKey, nf, opt},
@@ -55,7 +55,7 @@ pub fn balance<F: Tables, H: Host>(
     if entry.usable == 0 {
         return unusable(cfg);
     }
-    to_endpoint(entry, key, &mut scratch.forward);
+    to_endpoint(entry, key, takes_turns(packet), &mut scratch.forward);
     scratch.flow.nf |= nf::XNAT | nf::INBOUND;
     scratch.flow.add_opt(opt::BALANCED);
     if entry.options & option::RESET != 0 {

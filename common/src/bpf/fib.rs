@@ -2,7 +2,7 @@
 
 use super::maps;
 use crate::{
-    flow::{Address, Family},
+    flow::{Address, Family, FlowKey},
     maps::{IfaceEntry, role},
     parse::Parsed,
     scratch::FibLookup,
@@ -92,8 +92,18 @@ pub fn route<F: Family, H: Host>(
     packet: &Parsed<F::Addr>,
     params: &mut FibLookup,
 ) -> Route {
-    let addrs = (packet.key.saddr, packet.key.daddr);
-    let result = ask::<F, H>(host, ifindex, addrs, packet.key.proto, params);
+    route_of::<F, H>(host, ifindex, &packet.key, params)
+}
+
+/// The same for a tuple.
+#[inline(always)]
+pub fn route_of<F: Family, H: Host>(
+    host: &H,
+    ifindex: u32,
+    key: &FlowKey<F::Addr>,
+    params: &mut FibLookup,
+) -> Route {
+    let result = ask::<F, H>(host, ifindex, (key.saddr, key.daddr), key.proto, params);
     if result == NOT_FORWARDED {
         return Route::Local;
     }

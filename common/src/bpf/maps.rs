@@ -8,6 +8,7 @@ use aya_ebpf::{
 use crate::{
     flow::{Address, Family, Flow, FlowKey, V4, V6},
     for_each_map,
+    guard::{Bucket, Buckets, GuardKey},
     maps::*,
     nat::{NatKey, NatTables, NatValue},
     policy::{Acl4Key, Acl6Key, AclTables, AclValue, Cidr4Key, Cidr6Key, CidrRules, kind},
@@ -400,6 +401,30 @@ impl NatTables for Nat {
     #[inline(always)]
     fn entry(&self, key: &NatKey) -> Option<*mut NatValue> {
         FSM_XNAT.get_ptr_mut(key)
+    }
+}
+
+/// The buckets of one protocol, for [`crate::guard::lookup`].
+pub struct Guard<F> {
+    /// The protocol.
+    pub proto: u8,
+    /// Its family.
+    pub family: F,
+}
+
+impl<F: Tables> Buckets<F::Addr> for Guard<F> {
+    type Entry = *mut Bucket;
+
+    #[inline(always)]
+    fn bucket(&self, addr: F::Addr, port: [u8; 2]) -> Option<*mut Bucket> {
+        let [front, back] = if F::V6 {
+            halves(addr.widen())
+        } else {
+            [u64::from_ne_bytes(bytes8(addr.head(), [0; 4])), 0]
+        };
+        let tail = bytes8([port[0], port[1], self.proto, F::V6 as u8], [0; 4]);
+        let packed = Packed([front, back, u64::from_ne_bytes(tail)]);
+        FSM_GUARD.get_ptr_mut(packed.as_key::<GuardKey>())
     }
 }
 

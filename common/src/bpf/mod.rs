@@ -10,6 +10,7 @@ pub mod balance;
 pub mod count;
 pub mod fib;
 pub mod fragment;
+pub mod guard;
 mod half;
 pub mod judge;
 pub mod maps;

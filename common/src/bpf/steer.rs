@@ -10,10 +10,10 @@ use crate::{
     flow::{Address, FlowKey, nf, opt},
     maps::{Xcfg, feature, skip, sys},
     nat::{self, MAGLEV_SLOTS, NatKey, NatValue, option, select},
-    parse::Parsed,
+    parse::{Parsed, has_ports},
     reason::Reason,
     scratch::Scratch,
-    wire::l3::IpProto,
+    wire::{l3::IpProto, l4::tcp_flag},
 };
 
 /// NAT to this node's listeners: `None` where the packet is none of NAT's business.
@@ -25,30 +25,15 @@ pub fn steer<F: Tables>(
     dir: u8,
 ) -> Result<Option<Next>, Reason> {
     let key = &packet.key;
-    let is_udp = key.proto == IpProto::UDP.0;
-    let kinds = cfg.nat_kinds >> nat::kind::shift(dir, is_udp, F::V6) & 0xf;
-    if kinds == 0 || is_excluded::<F>(cfg, key, dir) {
+    let Some(entry) = taker::<F>(cfg, key, &mut scratch.nat, dir)? else {
         return Ok(None);
-    }
-    let flags = F::flags(cfg);
-    let Some(entry) = find::<F>(cfg, sys::MESH, dir, ALL_KINDS, key, &mut scratch.nat) else {
-        let escape = if is_udp {
-            flags::UDP_ESCAPE
-        } else {
-            flags::TCP_ESCAPE
-        };
-        return if flags & escape != 0 {
-            Ok(None)
-        } else {
-            Err(Reason::NatMiss)
-        };
     };
     // SAFETY: map value, readable until the program ends.
     let entry = unsafe { &mut *entry };
     if entry.usable == 0 {
         return unusable(cfg);
     }
-    to_endpoint(entry, key, &mut scratch.forward);
+    to_endpoint(entry, key, takes_turns(packet), &mut scratch.forward);
     let inbound = if dir == nat::dir::INGRESS {
         nf::INBOUND
     } else {
@@ -100,11 +85,52 @@ pub(super) fn unusable(cfg: &Xcfg) -> Result<Option<Next>, Reason> {
     Ok(None)
 }
 
+/// The mesh's entry that takes a packet; `None` where none is asked, or the packet may go without. `nat` is work
+/// space.
+#[inline(always)]
+pub(super) fn taker<F: Tables>(
+    cfg: &Xcfg,
+    key: &FlowKey<F::Addr>,
+    nat: &mut NatKey,
+    dir: u8,
+) -> Result<Option<*mut NatValue>, Reason> {
+    let is_udp = key.proto == IpProto::UDP.0;
+    let kinds = cfg.nat_kinds >> nat::kind::shift(dir, is_udp, F::V6) & 0xf;
+    if kinds == 0 || !has_ports(key.proto) || is_excluded::<F>(cfg, key, dir) {
+        return Ok(None);
+    }
+    if let Some(entry) = find::<F>(cfg, sys::MESH, dir, ALL_KINDS, key, nat) {
+        return Ok(Some(entry));
+    }
+    let escape = if is_udp {
+        flags::UDP_ESCAPE
+    } else {
+        flags::TCP_ESCAPE
+    };
+    if F::flags(cfg) & escape != 0 {
+        Ok(None)
+    } else {
+        Err(Reason::NatMiss)
+    }
+}
+
+/// Whether a packet takes a turn of a round-robin entry: one that begins a connection. For one that comes
+/// without, as after a SYN cookie or a lost table, the endpoint is chosen by the tuple.
+#[inline(always)]
+pub(super) fn takes_turns<A: Address>(packet: &Parsed<A>) -> bool {
+    !packet.is_tcp() || packet.tcp_flags & tcp_flag::SYN != 0
+}
+
 /// Makes `to` the tuple of `key` at the endpoint that is chosen for it.
 #[inline(always)]
-pub(super) fn to_endpoint<A: Address>(entry: &mut NatValue, key: &FlowKey<A>, to: &mut FlowKey<A>) {
+pub(super) fn to_endpoint<A: Address>(
+    entry: &mut NatValue,
+    key: &FlowKey<A>,
+    takes_turns: bool,
+    to: &mut FlowKey<A>,
+) {
     *to = *key;
-    let endpoint = &entry.endpoints[choose(entry, key) & (nat::MAX_ENDPOINTS - 1)];
+    let endpoint = &entry.endpoints[choose(entry, key, takes_turns) & (nat::MAX_ENDPOINTS - 1)];
     if endpoint.addr != [0; 16] {
         to.daddr = A::narrow(endpoint.addr);
     }
@@ -156,11 +182,11 @@ fn is_excluded<F: Tables>(cfg: &Xcfg, key: &FlowKey<F::Addr>, dir: u8) -> bool {
 
 /// Index of the endpoint for a new flow.
 #[inline(always)]
-fn choose<A: Address>(entry: &mut NatValue, key: &FlowKey<A>) -> usize {
+fn choose<A: Address>(entry: &mut NatValue, key: &FlowKey<A>, takes_turns: bool) -> usize {
     if entry.ep_cnt <= 1 {
         return 0;
     }
-    let at = if entry.select == select::ROUND_ROBIN {
+    let at = if takes_turns && entry.select == select::ROUND_ROBIN {
         // Two CPUs may take the same turn; the shares stay even.
         let turn = if entry.ep_sel >= MAGLEV_SLOTS {
             0

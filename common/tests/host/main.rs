@@ -9,7 +9,9 @@ mod golden;
 
 mod any;
 mod checksum;
+mod cookie;
 mod flow;
+mod guard;
 mod lists;
 mod maglev;
 mod nat;

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::out::Out;
 use super::{Failure, Global};
+use crate::loader::syn_cookie::Sysctls;
 use crate::view::Row;
 
 /// What one look found.
@@ -55,6 +56,7 @@ pub fn run(global: &Global) -> Result<(), Failure> {
             read("/proc/sys/net/ipv6/conf/all/forwarding").trim(),
         ),
         rp_filter(read("/proc/sys/net/ipv4/conf/all/rp_filter").trim()),
+        syn_cookies(&Sysctls::read()),
     ];
     let failed = findings.iter().any(|finding| finding.result == "fail");
     Out::new(global.output).rows(findings)?;
@@ -221,6 +223,19 @@ fn rp_filter(switch: &str) -> Finding {
         ),
         "2" => finding(what, "ok", "loose".into(), ""),
         _ => finding(what, "ok", "off, or by device".into(), ""),
+    }
+}
+
+/// What `[[protect]]` needs for TCP.
+fn syn_cookies(sysctls: &Sysctls) -> Finding {
+    let found = format!(
+        "tcp_syncookies {}, tcp_timestamps {}",
+        sysctls.syncookies, sysctls.timestamps
+    );
+    match (sysctls.lack(), sysctls.shortcoming()) {
+        (Some(lack), _) => finding("SYN cookies", "warn", found, lack),
+        (None, Some(less)) => finding("SYN cookies", "ok", found, less),
+        (None, None) => finding("SYN cookies", "ok", found, ""),
     }
 }
 

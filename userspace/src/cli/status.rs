@@ -9,6 +9,7 @@ use crate::api::{ApiError, Interface, Request, Status};
 use crate::maps::Maps;
 use crate::view::flow::seconds;
 use crate::view::or_dash;
+use crate::view::protect::Protected;
 use crate::view::status::{Fill, Pinned, counters, interface, reasons, running, to_json};
 
 pub fn run(global: &Global) -> Result<(), Failure> {
@@ -57,6 +58,11 @@ fn read(global: &Global, maps: &Maps) -> Result<Pinned, Failure> {
             .extend(counters(entry.ifindex, name, &of_cpus));
         pinned.interfaces.push(interface(&entry, name));
     }
+    for entry in maps.guard.iter() {
+        let (key, bucket) = entry?;
+        pinned.protect.push(Protected::new(&key, &bucket));
+    }
+    pinned.protect.sort();
     fill(maps, &mut pinned)?;
     Ok(pinned)
 }
@@ -83,6 +89,7 @@ fn fill(maps: &Maps, pinned: &mut Pinned) -> Result<(), Failure> {
     add(name::FSM_CIDR4, &|max| pins::count_trie(&maps.cidr4, max))?;
     add(name::FSM_CIDR6, &|max| pins::count_trie(&maps.cidr6, max))?;
     add(name::FSM_XNAT, &|max| pins::count(&maps.xnat, max))?;
+    add(name::FSM_GUARD, &|max| pins::count(&maps.guard, max))?;
     add(name::FSM_SKIP4, &|max| pins::count_trie(&maps.skip4, max))?;
     add(name::FSM_SKIP6, &|max| pins::count_trie(&maps.skip6, max))?;
     add(name::FSM_TRIP, &|max| pins::count(&maps.trip, max))?;
@@ -117,6 +124,10 @@ fn text(daemon: Option<&Status>, pinned: Option<&Pinned>) -> String {
         parts.push(part(
             &["INTERFACE", "HOOK", "DIR", "VERDICT", "PACKETS", "BYTES"],
             counters,
+        ));
+        parts.push(part(
+            &["PROTECTED", "PROTO", "FAMILY", "RATE", "PASSED", "OVER"],
+            pinned.protect.iter().map(Protected::cells),
         ));
         for (title, drops) in [("DROPPED", true), ("NOTED", false)] {
             let counts = reasons(&pinned.reasons, drops);

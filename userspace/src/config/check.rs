@@ -9,7 +9,7 @@ use super::balance::System;
 use super::dpi::{Dpi, DpiMode, Peer, Rules};
 use super::nat::{Direction, NatKey, NatTarget};
 use super::report::{Place, Problem, ValueError, nearest, quoted};
-use super::{Acl, Config, Host, Role};
+use super::{Acl, Config, Host, Role, XdpMode};
 
 /// Finds everything that cannot be together.
 pub(super) fn check(config: &Config, host: &Host) -> Vec<Problem> {
@@ -20,6 +20,7 @@ pub(super) fn check(config: &Config, host: &Host) -> Vec<Problem> {
     check_interfaces(&mut found);
     check_nat(&mut found);
     check_uplinks(&mut found);
+    check_protect(&mut found);
     check_acl_twice(&mut found);
     check_acl_ranges(&mut found);
     check_cores(&mut found, host);
@@ -125,6 +126,28 @@ fn check_uplinks(found: &mut Findings<'_>) {
                 found.add(format!("nat[{i}].system"), error);
             }
             _ => {}
+        }
+    }
+}
+
+fn check_protect(found: &mut Findings<'_>) {
+    let config = found.config;
+    let has_xdp = |i: &super::Interface| i.role == Role::Uplink && i.xdp != XdpMode::Off;
+    if !config.protect.is_empty() && !config.interfaces.iter().any(has_xdp) {
+        let allowed = "an [[interface]] with role = \"uplink\", and xdp not \"off\"";
+        let what = "no uplink has XDP, so nothing would be protected";
+        found.add("protect[0]".to_owned(), ValueError::new(what, allowed));
+    }
+    let mut seen = HashMap::new();
+    for (i, entry) in config.protect.iter().enumerate() {
+        if let Some(first) = seen.insert((entry.proto, entry.to), i) {
+            let line = found.line(&format!("protect[{first}]"));
+            let what = format!(
+                "{} to {} is there already, in line {line}",
+                entry.proto, entry.to
+            );
+            let error = ValueError::new(what, "each proto and to once");
+            found.add(format!("protect[{i}].to"), error);
         }
     }
 }

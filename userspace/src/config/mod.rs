@@ -16,6 +16,7 @@ pub mod flags;
 mod nat;
 mod node;
 mod pending;
+mod protect;
 mod reader;
 mod report;
 mod runtime;
@@ -36,6 +37,7 @@ pub use dpi::{
 pub use flags::{FLAG_NAMES, FlagSet, Flags};
 pub use nat::{Direction, Endpoint, Gateway, Nat, NatKey, NatProto, NatTarget, Select};
 pub use node::{Attach, Fail, Interface, LogFormat, LogLevel, NamePattern, Node, Role, XdpMode};
+pub use protect::Protect;
 pub use report::{ConfigErrors, Place, Problem, ValueError, nearest};
 pub use runtime::{Conntrack, Events, Forward, Trace};
 pub use values::{ByteSize, Family, PortRange};
@@ -55,6 +57,8 @@ pub struct Config {
     pub gateway: Gateway,
     /// `[[nat]]`, without the entries that `[gateway]` stands for.
     pub nat: Vec<Nat>,
+    /// `[[protect]]`
+    pub protect: Vec<Protect>,
     /// `[[acl]]`, in the order of the file.
     pub acl: Vec<Acl>,
     /// `[flags]`
@@ -170,6 +174,7 @@ impl Config {
             interfaces: table.sections("interface", Interface::read),
             gateway: table.section("gateway", Gateway::read),
             nat: table.sections("nat", Nat::read),
+            protect: table.sections("protect", Protect::read),
             acl: table.sections("acl", Acl::read),
             flags: table.section("flags", Flags::read),
             conntrack: table.section("conntrack", Conntrack::read),

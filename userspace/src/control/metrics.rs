@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Daemon;
 use crate::view::nat::NatRow;
+use crate::view::protect::Protected;
 
 /// How long a scrape may wait for the daemon.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -138,6 +139,12 @@ impl Daemon {
             sizes.with_label_values(&[spec.name]).set(max.into());
         }
         self.endpoints(&registry)?;
+        let protected = counters(
+            "fsm_protect_total",
+            "New flows to protected destinations: passed, or over the rate",
+            &["to", "proto", "family", "result"],
+        )?;
+        self.protected(&protected)?;
         self.flows(&registry)?;
         Ok(TextEncoder::new().encode_to_string(&registry.gather())?)
     }
@@ -204,6 +211,18 @@ impl Daemon {
                 ];
                 up.with_label_values(&labels)
                     .set(i64::from(endpoint.active && endpoint.weight > 0));
+            }
+        }
+        Ok(())
+    }
+
+    fn protected(&self, flows: &IntCounterVec) -> anyhow::Result<()> {
+        for entry in self.node.maps.guard.iter() {
+            let (key, bucket) = entry?;
+            let row = Protected::new(&key, &bucket);
+            for (result, count) in [("passed", row.passed), ("over", row.over)] {
+                let labels = [row.to.as_str(), row.proto, row.family.as_str(), result];
+                flows.with_label_values(&labels).inc_by(count);
             }
         }
         Ok(())

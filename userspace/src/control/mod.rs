@@ -29,8 +29,11 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     api::Request,
-    config::{self, Config},
-    loader::node::{Node, NodeError},
+    config::{self, Config, NatProto},
+    loader::{
+        node::{Node, NodeError},
+        syn_cookie::Sysctls,
+    },
 };
 
 /// How often the flow tables are swept.
@@ -85,12 +88,24 @@ pub fn run(config: Config, path: PathBuf) -> anyhow::Result<()> {
             config.at("gateway.exclude_uids")
         );
     }
+    warn_of_cookies(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("the async runtime cannot start")?;
     runtime.block_on(serve(config, path))
+}
+
+/// Says where the host's settings do not fit what `[[protect]]` asks for.
+fn warn_of_cookies(config: &Config) {
+    let Some(i) = config.protect.iter().position(|p| p.proto == NatProto::Tcp) else {
+        return;
+    };
+    let sysctls = Sysctls::read();
+    if let Some(lack) = sysctls.lack().or_else(|| sysctls.shortcoming()) {
+        warn!("{}: {lack}", config.at(&format!("protect[{i}]")));
+    }
 }
 
 async fn serve(config: Config, path: PathBuf) -> anyhow::Result<()> {
@@ -213,6 +228,7 @@ impl Daemon {
                 "node.metrics, node.log and node.format change with the next start of the daemon"
             );
         }
+        warn_of_cookies(&config);
         let hash = config.hash().to_owned();
         self.change(config).await?;
         info!(config = hash, "reloaded");

@@ -8,6 +8,15 @@ use fsm_common::maps::{Xcfg, sys};
 
 use crate::{maps::Maps, model::Model};
 
+/// What the settings say of this kernel rather than of the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kernel {
+    /// See [`Xcfg::csum_ipv6_flag`].
+    pub csum_ipv6_flag: u32,
+    /// See [`Xcfg::syn_cookie`].
+    pub syn_cookie: u32,
+}
+
 /// Makes the maps hold exactly the model. `known` is what they hold; without it they are read first, which
 /// takes two calls an entry. Returns the policy generation.
 ///
@@ -17,7 +26,7 @@ pub fn apply(
     maps: &mut Maps,
     known: Option<&Model>,
     model: &Model,
-    csum_ipv6_flag: u32,
+    kernel: &Kernel,
 ) -> Result<u32, MapError> {
     // Kinds are bits of look-ups worth making: first the union of old and new, else an entry that is there
     // might not be asked while we are at it.
@@ -27,6 +36,7 @@ pub fn apply(
             settings.acl_kinds |= model.acl_kinds;
             settings.nat_kinds |= model.nat_kinds;
             settings.features |= model.features;
+            settings.guard_kinds |= model.guard_kinds;
         })?;
     }
     write_balance(maps, |settings| settings.nat_kinds |= model.balance_kinds)?;
@@ -41,6 +51,7 @@ pub fn apply(
     sync(&known.acl4, &model.acl4, &mut maps.acl4)?;
     sync(&known.acl6, &model.acl6, &mut maps.acl6)?;
     sync(&known.nat, &model.nat, &mut maps.xnat)?;
+    sync(&known.guard, &model.guard, &mut maps.guard)?;
     sync(&known.trip, &model.trip, &mut maps.trip)?;
     sync(&known.trpt, &model.trpt, &mut maps.trpt)?;
     sync(&known.cidr4, &model.cidr4, &mut maps.cidr4)?;
@@ -53,7 +64,7 @@ pub fn apply(
             nat_kinds: model.balance_kinds,
             acl_kinds: 0,
             features: 0,
-            ..settings_of(model, csum_ipv6_flag)
+            ..settings_of(model, kernel)
         };
     })?;
     for (state, seconds) in (0..).zip(model.timeouts_s) {
@@ -62,7 +73,7 @@ pub fn apply(
     maps.apply_settings(|settings| {
         *settings = Xcfg {
             generation: settings.generation,
-            ..settings_of(model, csum_ipv6_flag)
+            ..settings_of(model, kernel)
         };
     })
 }
@@ -73,6 +84,7 @@ fn read_maps(maps: &Maps) -> Result<Model, MapError> {
         acl4: maps.acl4.iter().collect::<Result<_, _>>()?,
         acl6: maps.acl6.iter().collect::<Result<_, _>>()?,
         nat: maps.xnat.iter().collect::<Result<_, _>>()?,
+        guard: maps.guard.iter().collect::<Result<_, _>>()?,
         trip: maps.trip.iter().collect::<Result<_, _>>()?,
         trpt: maps.trpt.iter().collect::<Result<_, _>>()?,
         ..Model::default()
@@ -106,7 +118,7 @@ fn read_maps(maps: &Maps) -> Result<Model, MapError> {
     Ok(model)
 }
 
-fn settings_of(model: &Model, csum_ipv6_flag: u32) -> Xcfg {
+fn settings_of(model: &Model, kernel: &Kernel) -> Xcfg {
     Xcfg {
         ipv4: model.flags[0],
         ipv6: model.flags[1],
@@ -115,8 +127,10 @@ fn settings_of(model: &Model, csum_ipv6_flag: u32) -> Xcfg {
         nat_kinds: model.nat_kinds,
         features: model.features,
         fail_open: u32::from(model.fail_open),
-        csum_ipv6_flag,
+        csum_ipv6_flag: kernel.csum_ipv6_flag,
         idle_check_ns: model.timeouts_s.iter().copied().min().map_or(0, ns),
+        guard_kinds: model.guard_kinds,
+        syn_cookie: kernel.syn_cookie,
     }
 }
 

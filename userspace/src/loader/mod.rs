@@ -8,5 +8,6 @@ pub mod node;
 pub mod objects;
 pub mod peer;
 pub mod preflight;
+pub mod syn_cookie;
 pub mod sys;
 pub mod vip;

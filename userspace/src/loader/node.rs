@@ -14,16 +14,16 @@ use rtnetlink::Handle;
 use tracing::{info, warn};
 
 use super::{
-    apply::apply,
+    apply::{Kernel, apply},
     attach::{self, AttachError, OnDevice, TcKind},
     devices::{self, Device},
     down::restore,
     objects::{LoadError, Objects, Sizes},
-    peer, preflight, vip,
+    peer, preflight, syn_cookie, vip,
 };
 use crate::{
     api,
-    config::{Attach, Config, Interface, Role, XdpMode},
+    config::{Attach, Config, Interface, NatProto, Role, XdpMode},
     maps::{Maps, PinError, pin_dir},
     model::{Model, ModelError, nat_key, wide},
 };
@@ -210,7 +210,12 @@ impl Node {
             model.set_health(entry, |key, addr| self.down.contains(&(*key, addr)));
         }
         let known = self.model.take();
-        apply(&mut self.maps, known.as_ref(), &model, self.csum_ipv6_flag)?;
+        // Sysctls may have changed since the start.
+        let kernel = Kernel {
+            csum_ipv6_flag: self.csum_ipv6_flag,
+            syn_cookie: syn_cookie::Sysctls::read().offer(),
+        };
+        apply(&mut self.maps, known.as_ref(), &model, &kernel)?;
         self.model = Some(model);
         Ok(())
     }
@@ -381,6 +386,7 @@ impl Node {
                     let _ = attach::detach(&self.dir, device.ifindex);
                 }
             })?;
+        self.warn_of_veth(device, interface, &on);
         let xdp = xdp_word(&on);
         info!(
             interface = device.name,
@@ -398,6 +404,23 @@ impl Node {
         self.attached.insert(device.ifindex, attached);
         self.next_generation()?;
         Ok(())
+    }
+
+    /// What native XDP sends back by a veth arrives only where the far end has an XDP program (`veth_xdp_flush`
+    /// of the kernel's driver); else it is lost without a word.
+    fn warn_of_veth(&self, device: &Device, interface: &Interface, on: &OnDevice) {
+        let answers = self.config.protect.iter().any(|p| p.proto == NatProto::Tcp);
+        if answers
+            && interface.role == Role::Uplink
+            && on.xdp_native == Some(true)
+            && device.is_pair
+        {
+            warn!(
+                interface = device.name,
+                "SYN cookies leave this veth only if its far end has an XDP program: attach one there, or set \
+                 xdp = \"generic\" here"
+            );
+        }
     }
 
     /// How frames can be sent to an app past the stack, once the far end is made ready for it.

@@ -89,11 +89,13 @@ pub mod program {
         ("fsm_tc_ended6", slow::ENDED6),
     ];
     /// Judges for XDP, at their slots of `fsm_prog_xdp`.
-    pub const XDP_SLOW: [(&str, u32); 4] = [
+    pub const XDP_SLOW: [(&str, u32); 6] = [
         ("fsm_xdp4", slow::XDP4),
         ("fsm_xdp6", slow::XDP6),
         ("fsm_xdp_known4", slow::XDP_KNOWN4),
         ("fsm_xdp_known6", slow::XDP_KNOWN6),
+        ("fsm_xdp_cookie4", slow::XDP_COOKIE4),
+        ("fsm_xdp_cookie6", slow::XDP_COOKIE6),
     ];
     /// Feature probe.
     pub const PROBE: &str = "fsm_probe_csum";

@@ -169,3 +169,32 @@ fn a_load_balancers_entry_has_its_own_kinds_and_what_is_down_takes_nothing() {
     let (_, value) = model.set_health(&config.nat[0], |_, _| true);
     assert_eq!(value.usable, 0, "then `fail` decides");
 }
+
+#[test]
+fn a_protected_destination_without_an_address_has_a_bucket_in_each_family() {
+    let model = compile(
+        r#"
+        [[protect]]
+        to = "10.0.0.1:80"
+        proto = "tcp"
+        new_per_s = 1000
+        [[protect]]
+        to = "any"
+        proto = "udp"
+        new_per_s = 1
+        "#,
+    );
+    let mut keys: Vec<_> = model
+        .guard
+        .iter()
+        .map(|(k, b)| (k.v6, k.proto, b.per_s))
+        .collect();
+    keys.sort_unstable();
+    assert_eq!(keys, [(0, 6, 1000), (0, 17, 1), (1, 17, 1)]);
+    let any = nat::kind::ANY;
+    let expected = nat::kind::ADDR_PORT << guard::shift(false, false)
+        | any << guard::shift(true, false)
+        | any << guard::shift(true, true);
+    assert_eq!(model.guard_kinds, expected);
+    assert_eq!(compile("").guard_kinds, 0);
+}

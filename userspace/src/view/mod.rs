@@ -8,6 +8,7 @@ pub mod cfg;
 pub mod flow;
 pub mod nat;
 pub mod origin;
+pub mod protect;
 pub mod seed;
 pub mod state;
 pub mod status;

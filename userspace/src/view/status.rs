@@ -8,6 +8,7 @@ use fsm_common::stats::{Hook, IfaceStats, Verdict};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::protect::Protected;
 use crate::api::{Interface, Status};
 
 /// Packets of one interface, hook and verdict.
@@ -51,6 +52,8 @@ pub struct Pinned {
     pub maps: BTreeMap<&'static str, Fill>,
     /// Every reason's counter.
     pub reasons: Vec<(Reason, u64)>,
+    /// Protected destinations.
+    pub protect: Vec<Protected>,
     /// Packet counters that are not zero.
     pub counters: Vec<Counter>,
 }
@@ -132,6 +135,7 @@ pub fn to_json(daemon: Option<&Status>, pinned: Option<&Pinned>) -> Value {
     all["drops"] = reasons(&counts, true).into();
     all["notes"] = reasons(&counts, false).into();
     all["counters"] = json!(counters);
+    all["protect"] = json!(pinned.map_or(&[][..], |p| &p.protect));
     all
 }
 

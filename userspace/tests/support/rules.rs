@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use aya::maps::lpm_trie::Key;
 use fsm_common::{
+    guard::{self, Bucket, GuardKey},
     maps::{Skip, Xcfg, feature, sys},
     nat::{self, NatEndpoint, NatKey, NatValue},
     policy::{Acl4Key, Acl6Key, AclValue, CidrRule, CidrRules, kind},
@@ -41,6 +42,16 @@ pub fn rule(ports: std::ops::RangeInclusive<u16>, proto: u8, acl: u8) -> CidrRul
         proto,
         acl,
         id: 0,
+    }
+}
+
+/// The kind of a destination: an address of zeros or port 0 stand for any.
+fn kind_of(dst: SocketAddr) -> u32 {
+    match (dst.ip().is_unspecified(), dst.port() == 0) {
+        (false, false) => nat::kind::ADDR_PORT,
+        (false, true) => nat::kind::ADDR,
+        (true, false) => nat::kind::PORT,
+        (true, true) => nat::kind::ANY,
     }
 }
 
@@ -195,13 +206,41 @@ impl Node {
         }
         value.usable = nat::maglev(&mut value.table, &value.endpoints[..to.len()]).into();
         self.maps.xnat.insert(key, value, 0).unwrap();
-        let bit = match (dst.ip().is_unspecified(), dst.port() == 0) {
-            (false, false) => nat::kind::ADDR_PORT,
-            (false, true) => nat::kind::ADDR,
-            (true, false) => nat::kind::PORT,
-            (true, true) => nat::kind::ANY,
+        kind_of(dst) << nat::kind::shift(dir, proto == 17, v6)
+    }
+
+    /// Another way to select an endpoint for an entry that is there.
+    pub fn select(&mut self, dir: u8, proto: u8, dst: &str, select: u8) {
+        let dst: SocketAddr = dst.parse().unwrap();
+        let key = NatKey {
+            daddr: wide(dst.ip()),
+            dport: dst.port().to_be_bytes(),
+            proto,
+            dir,
+            v6: dst.is_ipv6().into(),
+            sys: sys::MESH,
+            ..NatKey::ZERO
         };
-        bit << nat::kind::shift(dir, proto == 17, v6)
+        let mut value = self.maps.xnat.get(&key, 0).unwrap();
+        value.select = select;
+        self.maps.xnat.insert(key, value, 0).unwrap();
+        self.set(|_| ());
+    }
+
+    /// Protects `dst` (as in [`Self::nat`]) by a bucket.
+    pub fn protect(&mut self, proto: u8, dst: &str, bucket: Bucket) {
+        let dst: SocketAddr = dst.parse().unwrap();
+        let v6 = dst.is_ipv6();
+        let key = GuardKey {
+            addr: wide(dst.ip()),
+            port: dst.port().to_be_bytes(),
+            proto,
+            v6: v6.into(),
+            ..GuardKey::ZERO
+        };
+        self.maps.guard.insert(key, bucket, 0).unwrap();
+        let bit = kind_of(dst) << guard::shift(proto == 17, v6);
+        self.set(|settings| settings.guard_kinds |= bit);
     }
 
     /// Excludes a port.

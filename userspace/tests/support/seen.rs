@@ -11,6 +11,7 @@ const TC_SHOT: i32 = 2;
 const TC_REDIRECT: i32 = 7;
 const XDP_DROP: i32 = 1;
 const XDP_PASS: i32 = 2;
+const XDP_TX: i32 = 3;
 const XDP_REDIRECT: i32 = 4;
 
 /// One entry of the flow table.
@@ -155,6 +156,19 @@ impl Seen {
         assert_eq!(found, (TC_REDIRECT, Some(Verdict::Drop), &[reason][..]));
         assert_eq!((self.made, self.gone), (0, 2), "flow entries");
         assert_eq!(check_sums(&self.frame), Ok(()));
+        self.frame.clone()
+    }
+
+    /// The frame went back as a SYN-ACK with a cookie, with right checksums; gives it.
+    #[track_caller]
+    pub fn cookie(&self) -> Vec<u8> {
+        let reasons = &[Reason::SynCookieSent];
+        self.is((XDP_TX, Some(Verdict::Answer), reasons, None, 0));
+        let mut untagged = self.frame.clone();
+        while [[0x81, 0], [0x88, 0xa8]].contains(&[untagged[12], untagged[13]]) {
+            untagged.drain(12..16);
+        }
+        assert_eq!(check_sums(&untagged), Ok(()));
         self.frame.clone()
     }
 

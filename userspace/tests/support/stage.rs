@@ -167,6 +167,7 @@ impl Node {
         clear(&mut self.maps.acl4);
         clear(&mut self.maps.acl6);
         clear(&mut self.maps.xnat);
+        clear(&mut self.maps.guard);
         let fragments = MapData::from_pin(self.pins.join(name::FSM_FRAG)).unwrap();
         let fragments = aya::maps::HashMap::try_from(Map::LruHashMap(fragments));
         clear::<_, FragmentKey, FragmentPorts>(&mut fragments.unwrap());
