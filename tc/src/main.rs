@@ -131,7 +131,7 @@ fn packet<F: Apply>(skb: &Skb, at: At, cfg: &Xcfg, mut packet: Parsed<F::Addr>) 
         if ask_acl::<F>(cfg, at.place, &packet.key) == acl::DENY {
             return Err(Reason::AclDeny.into());
         }
-        return icmp::call::<F>(skb, at, &packet);
+        return icmp::call::<F>(skb, at, cfg, &packet);
     }
     fragment::resolve(&mut packet)?;
     // SAFETY: map value, readable until the program ends; fields have one writer (see `flow`).
@@ -141,12 +141,12 @@ fn packet<F: Apply>(skb: &Skb, at: At, cfg: &Xcfg, mut packet: Parsed<F::Addr>) 
             return act::<F>(skb, at, cfg, &packet, flow);
         }
         if !is_provisional {
-            return slow::call::<F>(skb, at, &packet, AGAIN);
+            return slow::call::<F>(skb, at, cfg, &packet, AGAIN);
         }
     }
     match ask_acl::<F>(cfg, at.place, &packet.key) {
         acl::DENY => Err(Reason::AclDeny.into()),
-        verdict => slow::call::<F>(skb, at, &packet, verdict),
+        verdict => slow::call::<F>(skb, at, cfg, &packet, verdict),
     }
 }
 

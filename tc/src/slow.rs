@@ -5,11 +5,11 @@ use fsm_common::{
     bpf::{
         Next, judge,
         judge::AGAIN,
-        maps::{FSM_PROG, xcfg},
+        maps::{FSM_PROG, xcfg_at},
         rejudge,
     },
     flow::{V4, V6},
-    maps::slow,
+    maps::{Xcfg, slow},
     parse::Parsed,
     reason::Reason,
     stats::{Hook, Verdict},
@@ -44,7 +44,13 @@ pub fn fsm_tc_out6(ctx: TcContext) -> i32 {
 
 /// Hands the packet over, with what the ACL says of it, or [`AGAIN`]; comes back only where that fails.
 #[inline(always)]
-pub fn call<F: Apply>(skb: &Skb, at: At, packet: &Parsed<F::Addr>, verdict: u8) -> Outcome {
+pub fn call<F: Apply>(
+    skb: &Skb,
+    at: At,
+    cfg: &Xcfg,
+    packet: &Parsed<F::Addr>,
+    verdict: u8,
+) -> Outcome {
     let slot = match (at.hook as u8 == Hook::TcIngress as u8, F::V6) {
         (true, false) => slow::INGRESS4,
         (true, true) => slow::INGRESS6,
@@ -53,7 +59,10 @@ pub fn call<F: Apply>(skb: &Skb, at: At, packet: &Parsed<F::Addr>, verdict: u8) 
     };
     let scratch = F::scratch().ok_or(Reason::Internal)?;
     // SAFETY: this CPU's own entry; a tail call stays on this CPU.
-    unsafe { ((*scratch).packet, (*scratch).verdict) = (*packet, u64::from(verdict)) };
+    unsafe {
+        ((*scratch).packet, (*scratch).verdict) = (*packet, u64::from(verdict));
+        (*scratch).cfg = u64::from(cfg.slot);
+    }
     // SAFETY: the context is this program's own.
     unsafe { FSM_PROG.tail_call(skb.tail_ctx(), slot) };
     Err(Reason::Internal.into())
@@ -71,10 +80,11 @@ fn enter<F: Apply>(ctx: TcContext, hook: Hook) -> i32 {
 
 #[inline(always)]
 fn run<F: Apply>(skb: &Skb, at: At) -> Outcome {
-    let cfg = xcfg().ok_or(Reason::Internal)?;
     let scratch = F::scratch().ok_or(Reason::Internal)?;
     // SAFETY: this CPU's own entry, filled by `call`.
-    let (packet, verdict) = unsafe { (&(*scratch).packet, (*scratch).verdict) };
+    let (packet, verdict, cfg) =
+        unsafe { (&(*scratch).packet, (*scratch).verdict, (*scratch).cfg) };
+    let cfg = xcfg_at(cfg).ok_or(Reason::Internal)?;
     let next = if verdict == u64::from(AGAIN) {
         rejudge::<F, _>(skb, cfg, at.iface, at.place, packet).next()?
     } else {

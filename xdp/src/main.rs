@@ -108,14 +108,14 @@ fn packet<F: Tables>(frame: &Frame, at: At, cfg: &Xcfg, packet: &Parsed<F::Addr>
     let Some(flow) = F::flow(&packet.key) else {
         return match ask_acl::<F>(cfg, at.place, &packet.key) {
             acl::DENY => Err(Reason::AclDeny.into()),
-            acl::TRUSTED if is_whole => slow::call::<F>(frame, packet),
+            acl::TRUSTED if is_whole => slow::call::<F>(frame, cfg, packet),
             _ => PASS,
         };
     };
     // SAFETY: map value, readable until the program ends; fields have one writer (see `flow`).
     let flow = unsafe { &mut *flow };
     if flow.generation != cfg.generation {
-        return slow::call::<F>(frame, packet);
+        return slow::call::<F>(frame, cfg, packet);
     }
     if flow.nf & nf::RDIR == 0 || !is_whole {
         return PASS;

@@ -4,11 +4,11 @@ use aya_ebpf::{macros::xdp, programs::XdpContext};
 use fsm_common::{
     bpf::{
         Next, Tables, judge_trusted,
-        maps::{FSM_PROG_XDP, xcfg},
+        maps::{FSM_PROG_XDP, xcfg_at},
         rejudge,
     },
     flow::{V4, V6, nf},
-    maps::slow,
+    maps::{Xcfg, slow},
     parse::{Fragment, Parsed},
     reason::Reason,
     view::PacketView as _,
@@ -30,11 +30,11 @@ pub fn fsm_xdp6(ctx: XdpContext) -> u32 {
 
 /// Hands the frame over; comes back only where that fails.
 #[inline(always)]
-pub fn call<F: Tables>(frame: &Frame, packet: &Parsed<F::Addr>) -> Outcome {
+pub fn call<F: Tables>(frame: &Frame, cfg: &Xcfg, packet: &Parsed<F::Addr>) -> Outcome {
     let slot = if F::V6 { slow::XDP6 } else { slow::XDP4 };
     let scratch = F::scratch().ok_or(Reason::Internal)?;
     // SAFETY: this CPU's own entry; a tail call stays on this CPU.
-    unsafe { (*scratch).packet = *packet };
+    unsafe { ((*scratch).packet, (*scratch).cfg) = (*packet, u64::from(cfg.slot)) };
     // SAFETY: the context is this program's own.
     unsafe { FSM_PROG_XDP.tail_call(frame.tail_ctx(), slot) };
     Err(Reason::Internal.into())
@@ -52,10 +52,10 @@ fn enter<F: Tables>(ctx: XdpContext) -> u32 {
 
 #[inline(always)]
 fn run<F: Tables>(frame: &Frame, at: At) -> Outcome {
-    let cfg = xcfg().ok_or(Reason::Internal)?;
     let scratch = F::scratch().ok_or(Reason::Internal)?;
     // SAFETY: this CPU's own entry, filled by `call`.
-    let packet = unsafe { &(*scratch).packet };
+    let (packet, cfg) = unsafe { (&(*scratch).packet, (*scratch).cfg) };
+    let cfg = xcfg_at(cfg).ok_or(Reason::Internal)?;
     let next = if F::flow(&packet.key).is_some() {
         rejudge::<F, _>(frame, cfg, at.iface, at.place, packet).next()?
     } else {

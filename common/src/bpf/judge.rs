@@ -142,10 +142,7 @@ pub fn ask_acl<F: Tables>(cfg: &Xcfg, place: Place, key: &FlowKey<F::Addr>) -> u
     } else {
         (&key.daddr, key.dport)
     };
-    match policy::decide(&(Acl(cfg.acl_kinds), F::ITSELF), addr, port, key.proto) {
-        Some(value) => value.acl,
-        None => acl::SILENT,
-    }
+    policy::decide(&(Acl(cfg), F::ITSELF), addr, port, key.proto)
 }
 
 /// In the place of an ACL verdict: the flow is known, and only judged under an older policy.

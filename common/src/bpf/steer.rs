@@ -3,7 +3,7 @@
 use super::{
     count,
     judge::Next,
-    maps::{FSM_SKIP_PORT, Nat, Tables},
+    maps::{Nat, Tables, skip_port},
     store::store,
 };
 use crate::{
@@ -37,6 +37,7 @@ pub fn steer<F: Tables>(
         dir,
         v6: F::V6 as u8,
         sys: sys::MESH,
+        bank: cfg.nat_bank as u8,
         ..NatKey::ZERO
     };
     let kinds = kinds & enabled(flags, is_udp);
@@ -111,8 +112,7 @@ fn is_excluded<F: Tables>(cfg: &Xcfg, key: &FlowKey<F::Addr>, dir: u8) -> bool {
         skip::OUTBOUND
     };
     if cfg.features & feature::SKIP_PORT != 0
-        && let Some(bits) = FSM_SKIP_PORT.get(u32::from(u16::from_be_bytes(key.dport)))
-        && bits & bit != 0
+        && skip_port(cfg.policy, u16::from_be_bytes(key.dport)) & bit != 0
     {
         return true;
     }
@@ -121,7 +121,7 @@ fn is_excluded<F: Tables>(cfg: &Xcfg, key: &FlowKey<F::Addr>, dir: u8) -> bool {
     } else {
         feature::SKIP_CIDR4
     };
-    cfg.features & cidrs != 0 && F::skip(&key.daddr) & u64::from(bit) != 0
+    cfg.features & cidrs != 0 && F::skip(cfg.policy, &key.daddr) & bit != 0
 }
 
 #[inline(always)]

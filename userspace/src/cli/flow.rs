@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use clap::{Args, Subcommand};
 use fsm_common::flow::{Address, Flow as Entry, FlowKey};
+use fsm_common::maps::name;
 use ipnet::IpNet;
 use serde_json::json;
 
@@ -88,18 +89,18 @@ pub fn each_row(
     mut visit: impl FnMut(FlowRow) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let (names, now_ns) = (global.interfaces(), pins::now_ns());
-    let name = |index: u32| names.get(&index).cloned();
-    pins::each_flow(&maps.flow4, |key, flow, reply| {
+    let named = |index: u32| names.get(&index).cloned();
+    pins::each_flow::<[u8; 4]>(&maps.dir, name::FSM_XFLOW, |key, flow, reply| {
         visit_row(
             filter,
-            row(key, flow, reply, now_ns, name(flow.ifindex)),
+            row(key, flow, reply, now_ns, named(flow.ifindex)),
             &mut visit,
         )
     })?;
-    pins::each_flow(&maps.flow6, |key, flow, reply| {
+    pins::each_flow::<[u8; 16]>(&maps.dir, name::FSM_XFLOW6, |key, flow, reply| {
         visit_row(
             filter,
-            row(key, flow, reply, now_ns, name(flow.ifindex)),
+            row(key, flow, reply, now_ns, named(flow.ifindex)),
             &mut visit,
         )
     })

@@ -1,10 +1,12 @@
 //! `flow flush`: takes flows out of the kernel's tables.
 
+use std::path::Path;
+
 use aya::Pod;
 use aya::maps::{HashMap, MapData, MapError};
 use fsm_common::flags;
 use fsm_common::flow::{Address, Flow, FlowKey};
-use fsm_common::maps::{Origin, OriginKey, sys};
+use fsm_common::maps::{Origin, OriginKey, name, sys};
 use fsm_common::wire::l3::IpProto;
 
 use super::flow::Filter;
@@ -18,11 +20,14 @@ type OriginMap = HashMap<MapData, OriginKey, Origin>;
 /// Removes the flows that are meant; says how many.
 pub fn flush(maps: &mut Maps, filter: &Filter) -> Result<u64, Failure> {
     let settings = maps.settings()?;
-    let v4 = of_family(&mut maps.flow4, &mut maps.xopt, filter, settings.ipv4)?;
-    Ok(v4 + of_family(&mut maps.flow6, &mut maps.xopt, filter, settings.ipv6)?)
+    let (v4, v6) = (name::FSM_XFLOW, name::FSM_XFLOW6);
+    let (flow4, flow6, origins) = (&mut maps.flow4, &mut maps.flow6, &mut maps.xopt);
+    let v4 = of_family((&maps.dir, v4), flow4, origins, filter, settings.ipv4)?;
+    Ok(v4 + of_family((&maps.dir, v6), flow6, origins, filter, settings.ipv6)?)
 }
 
 fn of_family<A: Address>(
+    (dir, name): (&Path, &'static str),
     flows: &mut HashMap<MapData, FlowKey<A>, Flow<A>>,
     origins: &mut OriginMap,
     filter: &Filter,
@@ -34,7 +39,7 @@ where
 {
     let now_ns = pins::now_ns();
     let mut meant = Vec::new();
-    pins::each_flow(flows, |key, flow, reply| {
+    pins::each_flow(dir, name, |key, flow, reply| {
         if filter.matches(&FlowRow::new(key, flow, reply, now_ns, None)) {
             meant.push((*key, *flow));
         }

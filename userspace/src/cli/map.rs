@@ -2,11 +2,13 @@
 
 use clap::Subcommand;
 use clap::builder::PossibleValuesParser;
+use fsm_common::flow::Flow;
 use fsm_common::maps::{name, sys};
+use fsm_common::nat::NatKey;
 use serde_json::Value;
 
 use super::out::{Array, Out};
-use super::{Failure, Global, pins};
+use super::{Failure, Global, acl, pins};
 use crate::maps::Maps;
 use crate::view::seed;
 
@@ -32,30 +34,40 @@ pub fn run(global: &Global, verb: Map) -> Result<(), Failure> {
 fn dump(maps: &Maps, map: &str, array: &mut Array) -> Result<(), Failure> {
     let mut push = |entry: Value| Ok(array.push(&entry)?);
     match map {
-        name::FSM_XNAT => pins::each(&maps.xnat, |key, value| push(seed::nat(&key, &value))),
-        name::FSM_XOPT => pins::each(&maps.xopt, |key, value| push(seed::origin(&key, &value))),
-        name::FSM_TRIP => pins::each(&maps.trip, |key, value| push(seed::trace_ip(&key, &value))),
-        name::FSM_TRPT => pins::each(&maps.trpt, |key, value| {
+        name::FSM_XNAT => {
+            let bank = maps.settings()?.nat_bank;
+            pins::each(&maps.dir, name::FSM_XNAT, |key: NatKey, value| {
+                match u16::from(key.bank) == bank {
+                    true => push(seed::nat(&key, &value)),
+                    false => Ok(()),
+                }
+            })
+        }
+        name::FSM_XOPT => pins::each(&maps.dir, name::FSM_XOPT, |key, value| {
+            push(seed::origin(&key, &value))
+        }),
+        name::FSM_TRIP => pins::each(&maps.dir, name::FSM_TRIP, |key, value| {
+            push(seed::trace_ip(&key, &value))
+        }),
+        name::FSM_TRPT => pins::each(&maps.dir, name::FSM_TRPT, |key, value| {
             push(seed::trace_port(&key, &value))
         }),
-        name::FSM_XACL => {
-            pins::each(&maps.acl4, |key, value| push(seed::acl4(&key, &value)))?;
-            pins::each(&maps.acl6, |key, value| push(seed::acl6(&key, &value)))
-        }
+        name::FSM_XACL => acl::each(maps, |entry| push(seed::acl(&entry))),
         name::FSM_XFLOW => {
             let now_ns = pins::now_ns();
-            pins::each(&maps.flow4, |key, flow| {
+            pins::each(&maps.dir, name::FSM_XFLOW, |key, flow: Flow<[u8; 4]>| {
                 let pair = pins::found(maps.flow4.get(&flow.pair_key(&key), 0))?;
                 push(seed::flow(&key, &flow, pair.as_ref(), now_ns))
             })?;
-            pins::each(&maps.flow6, |key, flow| {
+            pins::each(&maps.dir, name::FSM_XFLOW6, |key, flow: Flow<[u8; 16]>| {
                 let pair = pins::found(maps.flow6.get(&flow.pair_key(&key), 0))?;
                 push(seed::flow(&key, &flow, pair.as_ref(), now_ns))
             })
         }
         name::FSM_XCFG => {
             for number in [sys::MESH, sys::E4LB].map(u32::from) {
-                push(seed::cfg(number, &maps.xcfg.get(&number, 0)?))?;
+                let all = maps.xcfg.get(&number, 0)?;
+                push(seed::cfg(number, &all.slots[(all.active & 1) as usize]))?;
             }
             Ok(())
         }

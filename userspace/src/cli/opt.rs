@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use clap::Subcommand;
+use fsm_common::maps::name;
 
 use super::out::Out;
 use super::words::proto;
@@ -37,7 +38,7 @@ pub fn run(global: &Global, verb: Opt) -> Result<(), Failure> {
                 && proto.is_none_or(|number| view::proto(number) == row.proto)
         }
     };
-    pins::each(&maps.xopt, |key, origin| {
+    pins::each(&maps.dir, name::FSM_XOPT, |key, origin| {
         rows.extend(Some(OriginRow::new(&key, &origin)).filter(meant));
         Ok(())
     })?;

@@ -7,7 +7,7 @@ use rtnetlink::Handle;
 use tracing::{info, warn};
 
 use super::{
-    apply::apply,
+    apply::{ApplyError, apply},
     attach::{self, AttachError, OnDevice, TcKind},
     devices::{self, Device},
     down::restore,
@@ -18,7 +18,7 @@ use crate::{
     api,
     config::{Attach, Config, Interface, Role, XdpMode},
     maps::{Maps, PinError, pin_dir},
-    model::{Model, ModelError},
+    model::{Model, ModelError, plan::InForce},
 };
 
 /// Why the data path is not as configured.
@@ -39,6 +39,9 @@ pub enum NodeError {
     /// The configuration does not fit into the tables.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// The policy cannot be put in force.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
     /// A map cannot be written.
     #[error("the maps cannot be written: {0}")]
     Map(#[from] aya::maps::MapError),
@@ -80,7 +83,7 @@ pub struct Node {
     tc: TcKind,
     csum_ipv6_flag: u32,
     /// What the maps hold; `None` where a change has failed half-way.
-    model: Option<Model>,
+    known: Option<InForce>,
     attached: BTreeMap<u32, Attached>,
     /// Whether an earlier daemon's programs were taken over.
     pub adopted: bool,
@@ -133,7 +136,7 @@ impl Node {
             dir,
             tc,
             csum_ipv6_flag,
-            model: None,
+            known: None,
             attached: BTreeMap::new(),
             adopted,
         };
@@ -186,9 +189,8 @@ impl Node {
 
     /// Puts a model into the maps.
     fn apply(&mut self, model: Model) -> Result<(), NodeError> {
-        let known = self.model.take();
-        apply(&mut self.maps, known.as_ref(), &model, self.csum_ipv6_flag)?;
-        self.model = Some(model);
+        let flag = self.csum_ipv6_flag;
+        apply(&mut self.maps, &mut self.known, model, flag)?;
         Ok(())
     }
 

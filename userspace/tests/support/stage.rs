@@ -18,7 +18,7 @@ use aya::{
 };
 use fsm_common::{
     flags,
-    maps::{FragmentKey, FragmentPorts, IFACE_SLOTS, IfaceEntry, Xcfg, name, role, sys},
+    maps::{FragmentKey, FragmentPorts, IFACE_SLOTS, IfaceEntry, Xcfg, name, role},
 };
 use fsm_fastpath::{
     loader::objects::{Objects, Sizes},
@@ -174,10 +174,7 @@ impl Node {
             csum_ipv6_flag: self.objects.csum_ipv6_flag().unwrap(),
             ..Xcfg::ZERO
         };
-        self.maps
-            .xcfg
-            .set(u32::from(sys::MESH), settings, 0)
-            .unwrap();
+        self.maps.set_settings(settings).unwrap();
         self.device(LO, role::ENDPOINT, 0);
     }
 }
