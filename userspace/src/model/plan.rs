@@ -375,3 +375,6 @@ impl Numbers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
