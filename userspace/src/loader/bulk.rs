@@ -120,7 +120,10 @@ impl<K: Pod, V: Pod> Bulk<K, V> {
 
     /// [`Self::each`] with two calls an entry. A key that goes away makes the kernel begin again, so what was
     /// seen is remembered.
-    fn each_by_key<E: From<MapError>>(
+    ///
+    /// # Errors
+    /// What the kernel says, or `visit`.
+    pub fn each_by_key<E: From<MapError>>(
         &self,
         mut visit: impl FnMut(K, V) -> Result<(), E>,
     ) -> Result<(), E> {

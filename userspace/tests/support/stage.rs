@@ -19,6 +19,7 @@ use aya::{
 use fsm_common::{
     flags,
     maps::{FragmentKey, FragmentPorts, IFACE_SLOTS, IfaceEntry, Xcfg, name, role},
+    policy::CidrRules,
 };
 use fsm_fastpath::{
     loader::objects::{Objects, Sizes},
@@ -156,6 +157,11 @@ impl Node {
         clear(&mut self.maps.acl4);
         clear(&mut self.maps.acl6);
         clear(&mut self.maps.xnat);
+        let sets = self
+            .maps
+            .bulk::<u32, CidrRules>(name::FSM_CIDR_SET)
+            .unwrap();
+        sets.remove(&(0..1024).collect::<Vec<u32>>()).unwrap();
         let fragments = MapData::from_pin(self.pins.join(name::FSM_FRAG)).unwrap();
         let fragments = aya::maps::HashMap::try_from(Map::LruHashMap(fragments));
         clear::<_, FragmentKey, FragmentPorts>(&mut fragments.unwrap());
