@@ -90,7 +90,13 @@ impl Model {
             fail_open: config.node.fail == Fail::Open,
             ..Self::default()
         };
-        acl::compile(&mut model, &[&gateway_rules(config), &config.acl])?;
+        let gateway = gateway_rules(config);
+        let lists = config.acl_lists.iter().map(|list| &list.rules[..]);
+        let rules: Vec<&[Acl]> = std::iter::once(&gateway[..])
+            .chain(lists)
+            .chain([&config.acl[..]])
+            .collect();
+        acl::compile(&mut model, &rules)?;
         // Explicit entries last: a live one may take the place of a listener.
         for entry in config.gateway.nat().iter().chain(&config.nat) {
             model.add_nat(entry);

@@ -21,6 +21,7 @@ pub(super) fn check(config: &Config, host: &Host) -> Vec<Problem> {
     check_nat(&mut found);
     check_acl_twice(&mut found);
     check_acl_ranges(&mut found);
+    super::list::check(&config.acl_lists, &mut found.problems);
     check_cores(&mut found, host);
     check_groups(&mut found);
     check_signatures(&mut found);
@@ -35,6 +36,7 @@ struct Findings<'c> {
 impl Findings<'_> {
     fn add(&mut self, path: String, error: ValueError) {
         self.problems.push(Problem {
+            file: None,
             place: self.place(&path),
             path,
             text: error.to_string(),
