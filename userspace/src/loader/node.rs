@@ -218,7 +218,7 @@ impl Node {
     ) -> Result<(), NodeError> {
         let mut gone = attach::attached(&self.dir)?;
         gone.extend(self.attached.keys());
-        let mut first_error = None;
+        let (mut first_error, mut changed) = (None, false);
         for device in devices {
             let Some(interface) = self.config.interface_for(&device.name).cloned() else {
                 continue;
@@ -228,13 +228,21 @@ impl Node {
             if known.is_some_and(|a| same_device(&a.device, &device) && a.interface == interface) {
                 continue;
             }
+            changed = true;
             if let Err(error) = self.attach_device(&device, &interface, handle).await {
                 warn!("{error}");
                 first_error.get_or_insert(error);
             }
         }
         for ifindex in gone {
-            self.let_go(ifindex, handle).await?;
+            changed = true;
+            if let Err(error) = self.let_go(ifindex, handle).await {
+                first_error.get_or_insert(error);
+            }
+        }
+        // Once for all of them: it waits for the programs that run.
+        if changed {
+            self.next_generation()?;
         }
         match first_error {
             Some(error) => Err(error),
@@ -289,7 +297,6 @@ impl Node {
             flags: entry.flags,
         };
         self.attached.insert(device.ifindex, attached);
-        self.next_generation()?;
         Ok(())
     }
 
@@ -356,7 +363,6 @@ impl Node {
                 self.maps.iface.set(slot, IfaceEntry::ZERO, 0)?;
             }
         }
-        self.next_generation()?;
         Ok(())
     }
 
