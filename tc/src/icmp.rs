@@ -28,12 +28,14 @@ use crate::{At, NEXT, Outcome, ctx::Skb, translate::Apply};
 
 /// ICMP.
 #[classifier]
+#[inline(always)]
 pub fn fsm_tc_icmp4(ctx: TcContext) -> i32 {
     enter::<V4>(ctx)
 }
 
 /// ICMPv6.
 #[classifier]
+#[inline(always)]
 pub fn fsm_tc_icmp6(ctx: TcContext) -> i32 {
     enter::<V6>(ctx)
 }

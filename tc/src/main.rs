@@ -83,12 +83,14 @@ impl At {
 
 /// From the device to the host.
 #[classifier]
+#[inline(always)]
 pub fn fsm_tc_ingress(ctx: TcContext) -> i32 {
     enter(ctx, Hook::TcIngress)
 }
 
 /// From the host to the device.
 #[classifier]
+#[inline(always)]
 pub fn fsm_tc_egress(ctx: TcContext) -> i32 {
     enter(ctx, Hook::TcEgress)
 }

@@ -20,24 +20,28 @@ use crate::{At, NEXT, Outcome, act, ctx::Skb, translate::Apply};
 
 /// IPv4 from the device.
 #[classifier]
+#[inline(always)]
 pub fn fsm_tc_in4(ctx: TcContext) -> i32 {
     enter::<V4>(ctx, Hook::TcIngress)
 }
 
 /// IPv6 from the device.
 #[classifier]
+#[inline(always)]
 pub fn fsm_tc_in6(ctx: TcContext) -> i32 {
     enter::<V6>(ctx, Hook::TcIngress)
 }
 
 /// IPv4 to the device.
 #[classifier]
+#[inline(always)]
 pub fn fsm_tc_out4(ctx: TcContext) -> i32 {
     enter::<V4>(ctx, Hook::TcEgress)
 }
 
 /// IPv6 to the device.
 #[classifier]
+#[inline(always)]
 pub fn fsm_tc_out6(ctx: TcContext) -> i32 {
     enter::<V6>(ctx, Hook::TcEgress)
 }

@@ -75,6 +75,7 @@ impl At {
 
 /// From the device.
 #[xdp(frags)]
+#[inline(always)]
 pub fn fsm_xdp(ctx: XdpContext) -> u32 {
     let frame = Frame::new(ctx);
     let Some(at) = At::new(&frame) else {

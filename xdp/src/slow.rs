@@ -18,12 +18,14 @@ use crate::{At, Outcome, PASS, ctx::Frame, redirect};
 
 /// IPv4.
 #[xdp(frags)]
+#[inline(always)]
 pub fn fsm_xdp4(ctx: XdpContext) -> u32 {
     enter::<V4>(ctx)
 }
 
 /// IPv6.
 #[xdp(frags)]
+#[inline(always)]
 pub fn fsm_xdp6(ctx: XdpContext) -> u32 {
     enter::<V6>(ctx)
 }
