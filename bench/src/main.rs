@@ -1,5 +1,7 @@
-//! Measures what the programs cost: by themselves (`programs`), and beside nft (`compare`).
+//! Measures what the programs cost: by themselves (`programs`), beside nft (`compare`), and what
+//! a million rules take (`acl`).
 
+mod acl;
 mod asm;
 mod compare;
 mod machine;
@@ -21,6 +23,8 @@ struct Cli {
 enum Verb {
     /// ns a packet of every program path, beside empty programs.
     Programs(programs::Options),
+    /// A million ACL rules: loading, changing, memory, and what packets pay.
+    Acl(acl::Options),
     /// Throughput, connections, latency and small packets beside nft's DNAT and no NAT at all.
     Compare(compare::Options),
     /// Clients and listeners of `compare`
@@ -31,6 +35,7 @@ enum Verb {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().verb {
         Verb::Programs(options) => programs::run(&options),
+        Verb::Acl(options) => acl::run(&options),
         Verb::Compare(options) => compare::run(&options),
         Verb::Load(load) => compare::load(&load),
     }

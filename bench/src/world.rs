@@ -4,7 +4,7 @@
 use std::{
     ffi::CString,
     fs, io,
-    os::fd::{AsRawFd as _, OwnedFd, RawFd},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
@@ -15,7 +15,7 @@ use fsm_common::{
     flow::FlowKey,
     maps::{IfaceEntry, Xcfg, iface_flag, name, role, sys as system},
     nat::{self, NatEndpoint, NatKey, NatValue},
-    policy::{Acl4Key, AclValue, CidrRule, CidrRules, acl, kind},
+    policy::{Acl4Key, AclValue, CidrRule, CidrValue, Tagged as _, acl, class, kind},
     stats::{Hook, Verdict},
 };
 use fsm_fastpath::{
@@ -147,7 +147,7 @@ impl World {
             objects,
             csum_ipv6_flag,
         };
-        fill_acl(&mut world.maps, open(name::FSM_XACL)?.as_raw_fd(), acl)?;
+        fill_acl(&mut world.maps, acl)?;
         for proto in [TCP, crate::packet::UDP] {
             for v6 in [0, 1] {
                 world.add_nat(proto, v6)?;
@@ -171,8 +171,7 @@ impl World {
             fail_open: 1,
             csum_ipv6_flag: self.csum_ipv6_flag,
             idle_check_ns: u64::MAX >> 1,
-            guard_kinds: 0,
-            syn_cookie: 0,
+            ..Xcfg::ZERO
         }
     }
 
@@ -195,7 +194,7 @@ impl World {
         };
         self.maps.iface.set(LOOPBACK, here, 0)?;
         self.maps.iface.set(APP, app, 0)?;
-        self.maps.xcfg.set(u32::from(system::MESH), settings, 0)?;
+        self.maps.set_settings(*settings)?;
         Ok(())
     }
 
@@ -256,36 +255,40 @@ pub fn to_gateway(key: &FlowKey<[u8; 4]>) -> FlowKey<[u8; 4]> {
     }
 }
 
-fn fill_acl(maps: &mut Maps, acl_fd: RawFd, more: u32) -> Result<()> {
-    let value = |acl| AclValue {
-        acl,
-        flag: 0,
-        id: 1,
-        pad: [0; 4],
-    };
-    let key = |addr, port: u16, proto| Acl4Key {
-        addr,
-        port: port.to_be_bytes(),
-        proto,
-        sys: system::MESH,
+fn fill_acl(maps: &mut Maps, more: u32) -> Result<()> {
+    let entry = |addr, port: u16, acl| {
+        let key = Acl4Key {
+            addr,
+            port: port.to_be_bytes(),
+            proto: 0,
+            sys: system::MESH,
+        };
+        let value = AclValue {
+            from: 0,
+            now: AclValue::with(AclValue::NOTHING, class::TCP, acl),
+            was: AclValue::NOTHING,
+            tag: key.tag(),
+            ids: [1; class::COUNT],
+        };
+        (key, value)
     };
     for (at, verdict) in [acl::DENY, acl::TRUSTED].into_iter().enumerate() {
-        maps.acl4
-            .insert(key(peer::EXACT[at], peer::PORT, TCP), value(verdict), 0)?;
-        maps.acl4
-            .insert(key(peer::ADDR[at], 0, TCP), value(verdict), 0)?;
+        for (addr, port) in [(peer::EXACT[at], peer::PORT), (peer::ADDR[at], 0)] {
+            let (key, value) = entry(addr, port, verdict);
+            maps.acl4.insert(key, value, 0)?;
+        }
         let [a, b, c, _] = peer::CIDR[at];
         maps.cidr4
             .insert(&Key::new(24, [a, b, c, 0]), rules(verdict), 0)?;
     }
     // a third of them addresses, the others exact; none is a measured packet's peer
-    let others: Vec<Acl4Key> = (0..more)
+    let others: Vec<(Acl4Key, AclValue)> = (0..more)
         .map(|i| {
             let [_, b, c, d] = i.to_be_bytes();
-            key([30, b, c, d], if i % 3 == 0 { 0 } else { 80 }, TCP)
+            entry([30, b, c, d], if i % 3 == 0 { 0 } else { 80 }, acl::DENY)
         })
         .collect();
-    sys::insert_all(acl_fd, &others, &vec![value(acl::DENY); others.len()])?;
+    maps.bulk(name::FSM_XACL)?.write(&others)?;
     // one CIDR for every ten entries
     for i in 0..more / 10 {
         let [_, b, c, d] = (i << 4).to_be_bytes();
@@ -295,17 +298,18 @@ fn fill_acl(maps: &mut Maps, acl_fd: RawFd, more: u32) -> Result<()> {
     Ok(())
 }
 
-fn rules(acl: u8) -> CidrRules {
-    let mut rules = CidrRules {
-        len: 1,
-        ..CidrRules::ZERO
-    };
-    rules.rules[0] = CidrRule {
+fn rules(acl: u8) -> CidrValue {
+    let rule = CidrRule {
         port_lo: 0,
         port_hi: u16::MAX,
         proto: 0,
         acl,
         id: 1,
     };
-    rules
+    CidrValue {
+        now: rule,
+        was: CidrRule::SILENT,
+        from: 0,
+        pad: 0,
+    }
 }

@@ -5,7 +5,7 @@ use crate::{
     flow::{Flow, FlowKey},
     guard::{Bucket, GuardKey},
     nat::{NatKey, NatValue},
-    policy::{Acl4Key, Acl6Key, AclValue, Cidr4Key, Cidr6Key, CidrRules},
+    policy::{Acl4Key, Acl6Key, AclValue, Cidr4Key, Cidr6Key, CidrRules, CidrValue, is_before},
     scratch::Scratch,
     shared,
     stats::IfaceStats,
@@ -60,8 +60,7 @@ pub mod feature {
     pub const SKIP_CIDR4: u32 = 2;
     /// `fsm_skip6` has entries.
     pub const SKIP_CIDR6: u32 = 4;
-    /// `fsm_xnat` has entries of [`sys::E4LB`](super::sys::E4LB); their kinds and flags are in that system's
-    /// entry of `fsm_xcfg`.
+    /// `fsm_xnat` has entries of [`sys::E4LB`](super::sys::E4LB); their flags are the mesh's.
     pub const E4LB: u32 = 8;
 }
 
@@ -76,7 +75,16 @@ pub const TIMEOUT_SLOTS: u32 = 16;
 pub const IFACE_PROBES: u32 = 4;
 
 shared! {
-    /// Value of `fsm_xcfg`, indexed by [`sys`]. The first two fields are the seed's.
+    /// Value of `fsm_xcfg`, indexed by [`sys`]: the settings in force, and a place for the next ones. A change is
+    /// written to the place that no program looks at, then one byte moves all of it into force at once.
+    pub struct Xcfgs {
+        /// Which of the two is in force: 0 or 1.
+        pub active: u64,
+        /// The two.
+        pub slots: [Xcfg; 2],
+    }
+
+    /// Settings: never changed while a program may read them. The first two fields are the seed's.
     pub struct Xcfg {
         /// Flags for IPv4.
         pub ipv4: u64,
@@ -84,6 +92,8 @@ shared! {
         pub ipv6: u64,
         /// Policy generation: goes up with each change of ACL, NAT, flags or routes.
         pub generation: u32,
+        /// Version of the entries of ACL and exclusions: goes up with each change of rules.
+        pub policy: u32,
         /// Bits of [`crate::policy::kind`].
         pub acl_kinds: u32,
         /// Bits of [`crate::nat::kind`].
@@ -94,6 +104,8 @@ shared! {
         pub fail_open: u32,
         /// Kernel ≥ 6.16 wants BPF_F_IPV6 in `bpf_l4_csum_replace`; its value there, else 0.
         pub csum_ipv6_flag: u32,
+        /// Bits of [`crate::nat::kind`] for entries of [`sys::E4LB`].
+        pub balance_kinds: u32,
         /// A flow that was idle for longer than this may be over: the shortest timeout, nanoseconds.
         pub idle_check_ns: u64,
         /// Bits of [`crate::nat::kind`] for protected destinations, at [`crate::guard::shift`]; 0: nothing is
@@ -101,6 +113,12 @@ shared! {
         pub guard_kinds: u32,
         /// Bits of [`crate::cookie::offer`].
         pub syn_cookie: u32,
+        /// [`crate::nat::NatKey::bank`] of the NAT entries in force.
+        pub nat_bank: u16,
+        /// Its own place in [`Xcfgs::slots`], by which programs hand it on.
+        pub slot: u16,
+        /// Always zero.
+        pub pad: u32,
     }
 
     /// Value of `fsm_iface`.
@@ -198,10 +216,16 @@ shared! {
         pub added: u64,
     }
 
-    /// Value of `fsm_skip4` and `fsm_skip6`.
+    /// Value of `fsm_skip_port`, `fsm_skip4` and `fsm_skip6`.
     pub struct Skip {
-        /// Bits of [`skip`].
-        pub bits: u64,
+        /// Version of the policy from which on `now` holds.
+        pub from: u32,
+        /// Bits of [`skip`] that hold.
+        pub now: u8,
+        /// Those that held before.
+        pub was: u8,
+        /// Always zero.
+        pub pad: [u8; 2],
     }
 
     /// Key of `fsm_trip`.
@@ -232,6 +256,18 @@ shared! {
         pub egress: u8,
         /// Always zero.
         pub pad: [u8; 6],
+    }
+}
+
+impl Skip {
+    /// The bits of [`skip`] under this version of the policy.
+    #[inline(always)]
+    pub const fn at(&self, policy: u32) -> u8 {
+        if is_before(policy, self.from) {
+            self.was
+        } else {
+            self.now
+        }
     }
 }
 
@@ -282,7 +318,7 @@ pub const NO_PREALLOC: u32 = 1;
 macro_rules! for_each_map {
     ($then:ident) => {
         $then! {
-            FSM_XCFG "fsm_xcfg" Array<u32, Xcfg> 3, 0;
+            FSM_XCFG "fsm_xcfg" Array<u32, Xcfgs> 3, 0;
             FSM_IFACE "fsm_iface" Array<u32, IfaceEntry> IFACE_SLOTS, 0;
             FSM_IFSTATS "fsm_ifstats" PerCpuArray<u32, IfaceStats> IFACE_SLOTS, 0;
             FSM_REASON "fsm_reason" PerCpuArray<u32, u64> 64, 0;
@@ -296,13 +332,14 @@ macro_rules! for_each_map {
             FSM_FRAG "fsm_frag" LruHashMap<FragmentKey, FragmentPorts> 8192, 0;
             FSM_XACL "fsm_xacl" HashMap<Acl4Key, AclValue> 2097152, NO_PREALLOC;
             FSM_XACL6 "fsm_xacl6" HashMap<Acl6Key, AclValue> 2097152, NO_PREALLOC;
-            FSM_CIDR4 "fsm_cidr4" LpmTrie<Cidr4Key, CidrRules> 1048576, NO_PREALLOC;
-            FSM_CIDR6 "fsm_cidr6" LpmTrie<Cidr6Key, CidrRules> 1048576, NO_PREALLOC;
-            FSM_XNAT "fsm_xnat" HashMap<NatKey, NatValue> 16384, NO_PREALLOC;
+            FSM_CIDR4 "fsm_cidr4" LpmTrie<Cidr4Key, CidrValue> 2097152, NO_PREALLOC;
+            FSM_CIDR6 "fsm_cidr6" LpmTrie<Cidr6Key, CidrValue> 2097152, NO_PREALLOC;
+            FSM_CIDR_SET "fsm_cidr_set" HashMap<u32, CidrRules> 262144, NO_PREALLOC;
+            FSM_XNAT "fsm_xnat" HashMap<NatKey, NatValue> 32768, NO_PREALLOC;
             FSM_GUARD "fsm_guard" HashMap<GuardKey, Bucket> 16384, NO_PREALLOC;
-            FSM_SKIP_PORT "fsm_skip_port" Array<u32, u8> 65536, 0;
-            FSM_SKIP4 "fsm_skip4" LpmTrie<Cidr4Key, Skip> 4096, NO_PREALLOC;
-            FSM_SKIP6 "fsm_skip6" LpmTrie<Cidr6Key, Skip> 4096, NO_PREALLOC;
+            FSM_SKIP_PORT "fsm_skip_port" Array<u32, Skip> 65536, 0;
+            FSM_SKIP4 "fsm_skip4" LpmTrie<Cidr4Key, Skip> 8192, NO_PREALLOC;
+            FSM_SKIP6 "fsm_skip6" LpmTrie<Cidr6Key, Skip> 8192, NO_PREALLOC;
             FSM_SCRATCH4 "fsm_scratch4" PerCpuArray<u32, Scratch<[u8; 4]>> 1, 0;
             FSM_SCRATCH6 "fsm_scratch6" PerCpuArray<u32, Scratch<[u8; 16]>> 1, 0;
             FSM_PROG "fsm_prog" ProgramArray<u32, u32> 16, 0;

@@ -75,8 +75,11 @@ shared! {
         pub v6: u8,
         /// [`crate::maps::sys`].
         pub sys: u8,
+        /// 0 or 1: those in force are of [`crate::maps::Xcfg::nat_bank`], the others are of the last change or the
+        /// next.
+        pub bank: u8,
         /// Always zero.
-        pub pad: [u8; 2],
+        pub pad: u8,
     }
 
     /// One listener.

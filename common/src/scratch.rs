@@ -44,6 +44,8 @@ pub struct Scratch<A> {
     pub packet: Parsed<A>,
     /// What the ACL says of it ([`crate::policy::acl`]), `bpf::judge::AGAIN` or `HALF`.
     pub verdict: u64,
+    /// Place of the settings that it is judged by ([`crate::maps::Xcfg::slot`]): one judgement, one policy.
+    pub cfg: u64,
     /// Number of the [`crate::stats::Hook`] that it is at, for programs that serve several.
     pub hook: u64,
     /// Wire segments in it, its bytes, and the window scale of a SYN.

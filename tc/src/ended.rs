@@ -8,10 +8,10 @@ use fsm_common::{
         balance::is_target_gone,
         count, forget,
         judge::AGAIN,
-        maps::{FSM_PROG, xcfg},
+        maps::{FSM_PROG, xcfg_at},
     },
     flow::{V4, V6, nf},
-    maps::slow,
+    maps::{Xcfg, slow},
     parse::Parsed,
     reason::Reason,
     stats::{Hook, Verdict},
@@ -23,19 +23,27 @@ use crate::{At, NEXT, Outcome, ctx::Skb, known, reset};
 
 /// IPv4.
 #[classifier]
+#[inline(always)]
 pub fn fsm_tc_ended4(ctx: TcContext) -> i32 {
     enter::<V4>(ctx)
 }
 
 /// IPv6.
 #[classifier]
+#[inline(always)]
 pub fn fsm_tc_ended6(ctx: TcContext) -> i32 {
     enter::<V6>(ctx)
 }
 
 /// Hands the packet over, with [`AGAIN`] or `HALF`; comes back only where that fails.
 #[inline(always)]
-pub fn call<F: reset::Head>(skb: &Skb, at: At, packet: &Parsed<F::Addr>, why: u8) -> Outcome {
+pub fn call<F: reset::Head>(
+    skb: &Skb,
+    at: At,
+    cfg: &Xcfg,
+    packet: &Parsed<F::Addr>,
+    why: u8,
+) -> Outcome {
     let slot = if F::V6 { slow::ENDED6 } else { slow::ENDED4 };
     let scratch = F::scratch().ok_or(Reason::Internal)?;
     // SAFETY: this CPU's own entry; a tail call stays on this CPU.
@@ -43,6 +51,7 @@ pub fn call<F: reset::Head>(skb: &Skb, at: At, packet: &Parsed<F::Addr>, why: u8
         (*scratch).packet = *packet;
         (*scratch).verdict = u64::from(why);
         (*scratch).hook = at.hook as u64;
+        (*scratch).cfg = u64::from(cfg.slot);
     }
     // SAFETY: the context is this program's own.
     unsafe { FSM_PROG.tail_call(skb.tail_ctx(), slot) };
@@ -70,8 +79,9 @@ fn enter<F: reset::Head>(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn run<F: reset::Head>(skb: &Skb, at: At) -> Outcome {
-    let cfg = xcfg().ok_or(Reason::Internal)?;
     let scratch = F::scratch().ok_or(Reason::Internal)?;
+    // SAFETY: this CPU's own entry, filled by `call`.
+    let cfg = xcfg_at(unsafe { (*scratch).cfg }).ok_or(Reason::Internal)?;
     // SAFETY: this CPU's own entry, filled by `call`; the packet in it stays as it is.
     let (packet, why) = unsafe { (&(*scratch).packet, (*scratch).verdict as u8) };
     let key = &packet.key;
@@ -79,10 +89,10 @@ fn run<F: reset::Head>(skb: &Skb, at: At) -> Outcome {
     let found = if is_half { F::half(key) } else { F::flow(key) };
     // SAFETY: map value, readable until the program ends.
     let Some(flow) = found.map(|flow| unsafe { &*flow }) else {
-        return known::call::<F>(skb, at, packet, why);
+        return known::call::<F>(skb, at, cfg, packet, why);
     };
     if !is_target_gone::<F>(cfg, key, flow) {
-        return known::call::<F>(skb, at, packet, why);
+        return known::call::<F>(skb, at, cfg, packet, why);
     }
     let (bits, other) = (flow.nf, flow.pair_key(key));
     F::half_remove(&other);
@@ -95,7 +105,7 @@ fn run<F: reset::Head>(skb: &Skb, at: At) -> Outcome {
     // one is told.
     let opens = !packet.is_tcp() || packet.tcp_flags & tcp_flag::ACK == 0;
     if opens && bits & nf::REPLY == 0 {
-        return known::call::<F>(skb, at, packet, why);
+        return known::call::<F>(skb, at, cfg, packet, why);
     }
     let action = reset::answer::<F>(skb, at, cfg, packet).ok_or(Reason::NatTargetGone)?;
     count::reason(Reason::NatTargetGone);

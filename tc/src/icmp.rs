@@ -12,7 +12,7 @@ use aya_ebpf::{
 use fsm_common::{
     bpf::{
         count,
-        maps::{FSM_PROG, xcfg},
+        maps::{FSM_PROG, xcfg_at},
     },
     checksum,
     flow::{Address as _, Flow, FlowKey, V4, V6, nf, opt},
@@ -28,25 +28,28 @@ use crate::{At, NEXT, Outcome, ctx::Skb, translate::Apply};
 
 /// ICMP.
 #[classifier]
+#[inline(always)]
 pub fn fsm_tc_icmp4(ctx: TcContext) -> i32 {
     enter::<V4>(ctx)
 }
 
 /// ICMPv6.
 #[classifier]
+#[inline(always)]
 pub fn fsm_tc_icmp6(ctx: TcContext) -> i32 {
     enter::<V6>(ctx)
 }
 
 /// Hands the packet over; comes back only where that fails.
 #[inline(always)]
-pub fn call<F: Apply>(skb: &Skb, at: At, packet: &Parsed<F::Addr>) -> Outcome {
+pub fn call<F: Apply>(skb: &Skb, at: At, cfg: &Xcfg, packet: &Parsed<F::Addr>) -> Outcome {
     let slot = if F::V6 { slow::ICMP6 } else { slow::ICMP4 };
     let scratch = F::scratch().ok_or(Reason::Internal)?;
     // SAFETY: this CPU's own entry; a tail call stays on this CPU.
     unsafe {
         (*scratch).packet = *packet;
         (*scratch).hook = at.hook as u64;
+        (*scratch).cfg = u64::from(cfg.slot);
     }
     // SAFETY: the context is this program's own.
     unsafe { FSM_PROG.tail_call(skb.tail_ctx(), slot) };
@@ -60,7 +63,7 @@ fn enter<F: Quote>(ctx: TcContext) -> i32 {
         return TC_ACT_SHOT;
     };
     // SAFETY: this CPU's own entry, filled by `call`.
-    let (packet, hook) = unsafe { (&(*scratch).packet, (*scratch).hook) };
+    let (packet, hook, cfg) = unsafe { (&(*scratch).packet, (*scratch).hook, (*scratch).cfg) };
     let hook = if hook == Hook::TcIngress as u64 {
         Hook::TcIngress
     } else {
@@ -70,13 +73,13 @@ fn enter<F: Quote>(ctx: TcContext) -> i32 {
         return NEXT;
     };
     let bytes = skb.frame_len() as u64;
-    at.leave(run::<F>(&skb, packet), bytes)
+    at.leave(run::<F>(&skb, cfg, packet), bytes)
 }
 
 #[inline(always)]
-fn run<F: Quote>(skb: &Skb, packet: &Parsed<F::Addr>) -> Outcome {
+fn run<F: Quote>(skb: &Skb, cfg: u64, packet: &Parsed<F::Addr>) -> Outcome {
     const PASS: Outcome = Ok((Verdict::Pass, NEXT));
-    let cfg = xcfg().ok_or(Reason::Internal)?;
+    let cfg = xcfg_at(cfg).ok_or(Reason::Internal)?;
     skb.pull_quote();
     let inner = packet.l4_at() + ICMP_LEN;
     let Some((quoted, ports_at)) = F::quoted(skb, inner) else {

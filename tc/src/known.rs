@@ -9,10 +9,10 @@ use fsm_common::{
         fib::Host as _,
         half,
         judge::{AGAIN, READY, ask_acl},
-        maps::{FSM_PROG, xcfg},
+        maps::{FSM_PROG, xcfg_at},
     },
     flow::{V4, V6},
-    maps::slow,
+    maps::{Xcfg, slow},
     parse::Parsed,
     policy::acl,
     reason::Reason,
@@ -30,19 +30,21 @@ use crate::{
 
 /// IPv4.
 #[classifier]
+#[inline(always)]
 pub fn fsm_tc_known4(ctx: TcContext) -> i32 {
     enter::<V4>(ctx)
 }
 
 /// IPv6.
 #[classifier]
+#[inline(always)]
 pub fn fsm_tc_known6(ctx: TcContext) -> i32 {
     enter::<V6>(ctx)
 }
 
 /// Hands the packet over, with [`AGAIN`], `HALF` or [`READY`]; comes back only where that fails.
 #[inline(always)]
-pub fn call<F: Apply>(skb: &Skb, at: At, packet: &Parsed<F::Addr>, why: u8) -> Outcome {
+pub fn call<F: Apply>(skb: &Skb, at: At, cfg: &Xcfg, packet: &Parsed<F::Addr>, why: u8) -> Outcome {
     let slot = if F::V6 { slow::KNOWN6 } else { slow::KNOWN4 };
     let scratch = F::scratch().ok_or(Reason::Internal)?;
     // SAFETY: this CPU's own entry; a tail call stays on this CPU. The packet may be there already.
@@ -52,6 +54,7 @@ pub fn call<F: Apply>(skb: &Skb, at: At, packet: &Parsed<F::Addr>, why: u8) -> O
         }
         (*scratch).verdict = u64::from(why);
         (*scratch).hook = at.hook as u64;
+        (*scratch).cfg = u64::from(cfg.slot);
     }
     // SAFETY: the context is this program's own.
     unsafe { FSM_PROG.tail_call(skb.tail_ctx(), slot) };
@@ -79,8 +82,9 @@ fn enter<F: Apply>(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn run<F: Apply>(skb: &Skb, at: At) -> Outcome {
-    let cfg = xcfg().ok_or(Reason::Internal)?;
     let scratch = F::scratch().ok_or(Reason::Internal)?;
+    // SAFETY: this CPU's own entry, filled by `call`.
+    let cfg = xcfg_at(unsafe { (*scratch).cfg }).ok_or(Reason::Internal)?;
     // SAFETY: this CPU's own entry, filled by `call`; the packet in it stays as it is.
     let (packet, why) = unsafe { (&(*scratch).packet, (*scratch).verdict) };
     measure(skb, packet, scratch);
@@ -117,6 +121,6 @@ fn run<F: Apply>(skb: &Skb, at: At) -> Outcome {
     }
     match ask_acl::<F>(cfg, at.place, &packet.key) {
         acl::DENY => Err(Reason::AclDeny.into()),
-        verdict => call_judge::<F>(skb, at, packet, verdict),
+        verdict => call_judge::<F>(skb, at, cfg, packet, verdict),
     }
 }

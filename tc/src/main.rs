@@ -87,12 +87,14 @@ impl At {
 
 /// From the device to the host.
 #[classifier]
+#[inline(always)]
 pub fn fsm_tc_ingress(ctx: TcContext) -> i32 {
     enter(ctx, Hook::TcIngress)
 }
 
 /// From the host to the device.
 #[classifier]
+#[inline(always)]
 pub fn fsm_tc_egress(ctx: TcContext) -> i32 {
     enter(ctx, Hook::TcEgress)
 }
@@ -138,7 +140,7 @@ fn packet<F: reset::Head>(skb: &Skb, at: At, cfg: &Xcfg, mut packet: Parsed<F::A
         if ask_acl::<F>(cfg, at.place, &packet.key) == acl::DENY {
             return Err(Reason::AclDeny.into());
         }
-        return icmp::call::<F>(skb, at, &packet);
+        return icmp::call::<F>(skb, at, cfg, &packet);
     }
     fragment::resolve(&mut packet)?;
     let key = F::pack(&packet.key);
@@ -155,25 +157,25 @@ fn packet<F: reset::Head>(skb: &Skb, at: At, cfg: &Xcfg, mut packet: Parsed<F::A
             {
                 // Full NAT asks the routing table; its code would cost every other packet registers.
                 if flow.opt() & opt::FULL_NAT != 0 {
-                    return known::call::<F>(skb, at, &packet, READY);
+                    return known::call::<F>(skb, at, cfg, &packet, READY);
                 }
                 return act::<F, true, false>(skb, at, cfg, &packet, flow, now_ns);
             }
             if flow.generation != cfg.generation && flow.opt() & opt::RESET != 0 {
-                return ended::call::<F>(skb, at, &packet, AGAIN);
+                return ended::call::<F>(skb, at, cfg, &packet, AGAIN);
             }
-            return known::call::<F>(skb, at, &packet, AGAIN);
+            return known::call::<F>(skb, at, cfg, &packet, AGAIN);
         }
     // SAFETY: map value, readable until the program ends; only asked whether it is to end.
     } else if let Some(half) = F::half_at(&key).map(|half| unsafe { &*half }) {
         if half.generation != cfg.generation && half.opt() & opt::RESET != 0 {
-            return ended::call::<F>(skb, at, &packet, HALF);
+            return ended::call::<F>(skb, at, cfg, &packet, HALF);
         }
-        return known::call::<F>(skb, at, &packet, HALF);
+        return known::call::<F>(skb, at, cfg, &packet, HALF);
     }
     match ask_acl::<F>(cfg, at.place, &packet.key) {
         acl::DENY => Err(Reason::AclDeny.into()),
-        verdict => slow::call::<F>(skb, at, &packet, verdict),
+        verdict => slow::call::<F>(skb, at, cfg, &packet, verdict),
     }
 }
 

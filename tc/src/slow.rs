@@ -4,10 +4,10 @@ use aya_ebpf::{macros::classifier, programs::TcContext};
 use fsm_common::{
     bpf::{
         Next, judge,
-        maps::{FSM_PROG, xcfg},
+        maps::{FSM_PROG, xcfg_at},
     },
     flow::{Address, V4, V6},
-    maps::slow,
+    maps::{Xcfg, slow},
     parse::{Parsed, window_scale},
     reason::Reason,
     scratch::Scratch,
@@ -20,31 +20,41 @@ use crate::{At, NEXT, Outcome, ctx::Skb, forward, translate::Apply};
 
 /// IPv4 from the device.
 #[classifier]
+#[inline(always)]
 pub fn fsm_tc_in4(ctx: TcContext) -> i32 {
     enter::<V4>(ctx, Hook::TcIngress)
 }
 
 /// IPv6 from the device.
 #[classifier]
+#[inline(always)]
 pub fn fsm_tc_in6(ctx: TcContext) -> i32 {
     enter::<V6>(ctx, Hook::TcIngress)
 }
 
 /// IPv4 to the device.
 #[classifier]
+#[inline(always)]
 pub fn fsm_tc_out4(ctx: TcContext) -> i32 {
     enter::<V4>(ctx, Hook::TcEgress)
 }
 
 /// IPv6 to the device.
 #[classifier]
+#[inline(always)]
 pub fn fsm_tc_out6(ctx: TcContext) -> i32 {
     enter::<V6>(ctx, Hook::TcEgress)
 }
 
 /// Hands the packet over, with what the ACL says of it; comes back only where that fails.
 #[inline(always)]
-pub fn call<F: Apply>(skb: &Skb, at: At, packet: &Parsed<F::Addr>, verdict: u8) -> Outcome {
+pub fn call<F: Apply>(
+    skb: &Skb,
+    at: At,
+    cfg: &Xcfg,
+    packet: &Parsed<F::Addr>,
+    verdict: u8,
+) -> Outcome {
     let slot = match (at.hook as u8 == Hook::TcIngress as u8, F::V6) {
         (true, false) => slow::INGRESS4,
         (true, true) => slow::INGRESS6,
@@ -58,6 +68,7 @@ pub fn call<F: Apply>(skb: &Skb, at: At, packet: &Parsed<F::Addr>, verdict: u8) 
             (*scratch).packet = *packet;
         }
         (*scratch).verdict = u64::from(verdict);
+        (*scratch).cfg = u64::from(cfg.slot);
     }
     // SAFETY: the context is this program's own.
     unsafe { FSM_PROG.tail_call(skb.tail_ctx(), slot) };
@@ -76,10 +87,10 @@ fn enter<F: Apply>(ctx: TcContext, hook: Hook) -> i32 {
 
 #[inline(always)]
 fn run<F: Apply>(skb: &Skb, at: At) -> Outcome {
-    let cfg = xcfg().ok_or(Reason::Internal)?;
     let scratch = F::scratch().ok_or(Reason::Internal)?;
     // SAFETY: this CPU's own entry, filled by `call`; the packet in it stays as it is.
-    let packet = unsafe { &(*scratch).packet };
+    let (packet, cfg) = unsafe { (&(*scratch).packet, (*scratch).cfg) };
+    let cfg = xcfg_at(cfg).ok_or(Reason::Internal)?;
     measure(skb, packet, scratch);
     match judge::<F, _>(skb, cfg, at.iface, at.place, packet).next()? {
         // Counted already; the entry may be evicted at any moment, this copy of it is ours.

@@ -3,7 +3,10 @@
 //! A pin is taken over only if its kind, key and value are those of `fsm_common::maps`; aya itself would
 //! adopt anything of that name.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{Ordering, fence},
+};
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapType, PerCpuArray, lpm_trie::LpmTrie};
 use fsm_common::{
@@ -11,12 +14,17 @@ use fsm_common::{
     guard::{Bucket, GuardKey},
     maps::{
         IfaceEntry, LAYOUT, MAPS, MapKind, MapSpec, Origin, OriginKey, Skip, TraceIp, TraceOn,
-        TracePort, Vip, VipKey, Xcfg, name, sys,
+        TracePort, Vip, VipKey, Xcfg, Xcfgs, name, sys,
     },
     nat::{NatKey, NatValue},
-    policy::{Acl4Key, Acl6Key, AclValue, Cidr4Key, Cidr6Key, CidrRules},
+    policy::{Acl4Key, Acl6Key, AclValue, Cidr4Key, Cidr6Key, CidrValue},
     stats::IfaceStats,
 };
+
+use crate::loader::{bulk::Bulk, sys::wait_for_programs};
+
+/// Index of the settings.
+const MESH: u32 = sys::MESH as u32;
 
 /// What can be wrong with the pins.
 #[derive(Debug, thiserror::Error)]
@@ -134,8 +142,8 @@ fn map_type(kind: MapKind) -> MapType {
 pub struct Maps {
     /// The pin directory.
     pub dir: PathBuf,
-    /// Flags and policy generation, by system.
-    pub xcfg: Array<MapData, Xcfg>,
+    /// Settings by system: see [`Maps::settings`].
+    pub xcfg: Array<MapData, Xcfgs>,
     /// Interfaces.
     pub iface: Array<MapData, IfaceEntry>,
     /// Packet counters.
@@ -161,15 +169,15 @@ pub struct Maps {
     /// IPv6 ACL.
     pub acl6: HashMap<MapData, Acl6Key, AclValue>,
     /// IPv4 CIDRs.
-    pub cidr4: LpmTrie<MapData, [u8; 4], CidrRules>,
+    pub cidr4: LpmTrie<MapData, [u8; 4], CidrValue>,
     /// IPv6 CIDRs; the last four bytes of a key are zero.
-    pub cidr6: LpmTrie<MapData, [u8; 20], CidrRules>,
+    pub cidr6: LpmTrie<MapData, [u8; 20], CidrValue>,
     /// NAT entries.
     pub xnat: HashMap<MapData, NatKey, NatValue>,
     /// Protected destinations.
     pub guard: HashMap<MapData, GuardKey, Bucket>,
     /// Excluded ports.
-    pub skip_port: Array<MapData, u8>,
+    pub skip_port: Array<MapData, Skip>,
     /// Excluded IPv4 CIDRs.
     pub skip4: LpmTrie<MapData, [u8; 4], Skip>,
     /// Excluded IPv6 CIDRs.
@@ -180,6 +188,8 @@ pub struct Maps {
     pub trip: HashMap<MapData, TraceIp, TraceOn>,
     /// Traced ports.
     pub trpt: HashMap<MapData, TracePort, TraceOn>,
+    /// A program may still run that began under other settings than those in force.
+    unsettled: bool,
 }
 
 const _: () = assert!(size_of::<Cidr4Key>() == 8 && size_of::<Cidr6Key>() == 24);
@@ -222,28 +232,82 @@ impl Maps {
             trip: pinned(at(name::FSM_TRIP), Map::HashMap)?,
             trpt: pinned(at(name::FSM_TRPT), Map::HashMap)?,
             dir,
+            unsettled: true,
         })
     }
 
-    /// The node's settings.
+    /// A map as a whole, by its pin.
+    ///
+    /// # Errors
+    /// What the kernel said; or its keys and values are of another size.
+    pub fn bulk<K: aya::Pod, V: aya::Pod>(
+        &self,
+        name: &'static str,
+    ) -> Result<Bulk<K, V>, MapError> {
+        Bulk::open(&self.dir, name)
+    }
+
+    /// The node's settings that are in force.
     ///
     /// # Errors
     /// What the kernel said.
     pub fn settings(&self) -> Result<Xcfg, MapError> {
-        self.xcfg.get(&u32::from(sys::MESH), 0)
+        let all = self.xcfg.get(&MESH, 0)?;
+        Ok(all.slots[(all.active & 1) as usize])
     }
 
-    /// Writes the settings under the next policy generation: each live flow is judged again by its next
-    /// packet.
+    /// Puts settings in force under the next policy generation, which it returns: each live flow is judged again
+    /// by its next packet.
+    ///
+    /// They are written to the place that no program looks at; then one byte moves them into force. So every
+    /// packet is judged by the old ones or by the new ones, whatever the change. Waits first for programs that
+    /// may still look at that place.
+    ///
+    /// # Errors
+    /// What the kernel said; the old settings are in force then.
+    pub fn apply_settings(&mut self, change: impl FnOnce(&mut Xcfg)) -> Result<u32, MapError> {
+        self.settle();
+        let mut all = self.xcfg.get(&MESH, 0)?;
+        let active = (all.active & 1) as usize;
+        let mut settings = all.slots[active];
+        let generation = settings.generation.wrapping_add(1);
+        change(&mut settings);
+        settings.generation = generation;
+        all.slots[1 - active] = settings;
+        self.put(all, 1 - active)?;
+        self.unsettled = true;
+        Ok(generation)
+    }
+
+    /// Sets settings as they are, where no packet passes.
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn apply_settings(&mut self, change: impl FnOnce(&mut Xcfg)) -> Result<u32, MapError> {
-        let mut settings = self.settings()?;
-        change(&mut settings);
-        settings.generation = settings.generation.wrapping_add(1);
-        self.xcfg.set(u32::from(sys::MESH), settings, 0)?;
-        Ok(settings.generation)
+    pub fn set_settings(&mut self, settings: Xcfg) -> Result<(), MapError> {
+        let mut all = Xcfgs::ZERO;
+        all.slots[0] = settings;
+        self.put(all, 0)
+    }
+
+    /// Writes the places with `active` as it was, then `active`: the kernel copies a value byte by byte for all
+    /// it promises, and the second copy differs in one byte.
+    fn put(&mut self, mut all: Xcfgs, active: usize) -> Result<(), MapError> {
+        for (number, slot) in (0..).zip(&mut all.slots) {
+            slot.slot = number;
+        }
+        self.xcfg.set(MESH, all, 0)?;
+        // The places before the byte, for CPUs that keep no order between stores.
+        fence(Ordering::SeqCst);
+        all.active = active as u64;
+        self.xcfg.set(MESH, all, 0)
+    }
+
+    /// Waits, if need be, until every program runs under the settings in force.
+    pub fn settle(&mut self) {
+        if self.unsettled {
+            wait_for_programs();
+            self.unsettled = false;
+        }
     }
 
     /// Sum over the CPUs of every reason counter, in the order of `Reason::ALL`.

@@ -8,9 +8,9 @@ use std::{
 
 use fsm_common::{
     guard::{self, Bucket, GuardKey},
-    maps::{Skip, TraceIp, TraceOn, TracePort, feature, skip, sys},
+    maps::{TraceIp, TraceOn, TracePort, feature, skip, sys},
     nat::{self, MAX_ENDPOINTS, NatEndpoint, NatKey, NatValue, dir, endpoint_flag, option, select},
-    policy::{Acl4Key, Acl6Key, AclValue, CidrRules},
+    policy::{Acl4Key, Acl6Key, Cidr4Key, Cidr6Key},
     wire::l3::IpProto,
 };
 use ipnet::IpNet;
@@ -21,7 +21,12 @@ use crate::config::{
 };
 use crate::view::state::{State, timeout_s};
 
-mod acl;
+pub mod acl;
+pub mod plan;
+pub mod table;
+
+use acl::{Rules, Said};
+use table::Table;
 
 /// A configuration that is right by itself but does not fit into the kernel's tables.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -45,23 +50,23 @@ pub enum ModelError {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Model {
     /// `fsm_xacl`
-    pub acl4: HashMap<Acl4Key, AclValue>,
+    pub acl4: Table<Acl4Key, Said>,
     /// `fsm_xacl6`
-    pub acl6: HashMap<Acl6Key, AclValue>,
+    pub acl6: Table<Acl6Key, Said>,
     /// `fsm_cidr4`
-    pub cidr4: HashMap<(u32, [u8; 4]), CidrRules>,
+    pub cidr4: Table<Cidr4Key, Rules>,
     /// `fsm_cidr6`
-    pub cidr6: HashMap<(u32, [u8; 16]), CidrRules>,
-    /// `fsm_xnat`
+    pub cidr6: Table<Cidr6Key, Rules>,
+    /// `fsm_xnat`, all of bank 0: the loader chooses
     pub nat: HashMap<NatKey, NatValue>,
     /// `fsm_guard`
     pub guard: HashMap<GuardKey, Bucket>,
     /// `fsm_skip_port`: ports with bits
     pub skip_port: HashMap<u16, u8>,
-    /// `fsm_skip4`
-    pub skip4: HashMap<(u32, [u8; 4]), Skip>,
+    /// `fsm_skip4`: networks with bits
+    pub skip4: Table<Cidr4Key, u8>,
     /// `fsm_skip6`
-    pub skip6: HashMap<(u32, [u8; 16]), Skip>,
+    pub skip6: Table<Cidr6Key, u8>,
     /// `fsm_trip`
     pub trip: HashMap<TraceIp, TraceOn>,
     /// `fsm_trpt`
@@ -96,8 +101,12 @@ impl Model {
             timeouts_s: State::ALL.map(|state| timeout_s(state, &config.conntrack)),
             ..Self::default()
         };
-        let mut rules = gateway_rules(config);
-        rules.extend(&config.acl);
+        let gateway = gateway_rules(config);
+        let lists = config.acl_lists.iter().map(|list| &list.rules[..]);
+        let rules: Vec<&[Acl]> = std::iter::once(&gateway[..])
+            .chain(lists)
+            .chain([&config.acl[..]])
+            .collect();
         acl::compile(&mut model, &rules)?;
         // Explicit entries last: a live one may take the place of a listener.
         for entry in config.gateway.nat().iter().chain(&config.nat) {
@@ -168,23 +177,27 @@ impl Model {
                 self.features |= feature::SKIP_PORT;
             }
         }
-        let value = Skip {
-            bits: u64::from(skip::OUTBOUND),
-        };
+        let (mut skip4, mut skip6) = (Vec::new(), Vec::new());
         for network in &gateway.exclude_outbound_cidrs {
+            let prefix_len = network.prefix_len().into();
             match network {
                 IpNet::V4(net) => {
-                    self.skip4
-                        .insert((net.prefix_len().into(), net.network().octets()), value);
+                    let addr = net.network().octets();
+                    skip4.push((Cidr4Key { prefix_len, addr }, skip::OUTBOUND));
                     self.features |= feature::SKIP_CIDR4;
                 }
                 IpNet::V6(net) => {
-                    self.skip6
-                        .insert((net.prefix_len().into(), net.network().octets()), value);
+                    let key = Cidr6Key {
+                        prefix_len,
+                        addr: net.network().octets(),
+                        pad: [0; 4],
+                    };
+                    skip6.push((key, skip::OUTBOUND));
                     self.features |= feature::SKIP_CIDR6;
                 }
             }
         }
+        (self.skip4, self.skip6) = (Table::new(skip4), Table::new(skip6));
     }
 
     fn add_traces(&mut self, config: &Config) {
@@ -276,7 +289,8 @@ pub fn nat_key(entry: &Nat) -> (NatKey, u32) {
             System::Mesh => sys::MESH,
             System::E4lb => sys::E4LB,
         },
-        pad: [0; 2],
+        bank: 0,
+        pad: 0,
     };
     (key, kind)
 }

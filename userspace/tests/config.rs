@@ -291,3 +291,66 @@ fn no_text_panics() {
         let _ = parse(&deep.repeat(20_000), file);
     }
 }
+
+#[test]
+fn lists_are_read_and_a_mistake_in_one_has_its_place_there() {
+    let folder = std::env::temp_dir().join(format!("fsm-lists-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let node = folder.join("node.toml");
+    let load = |lists: &[(&str, &str)]| {
+        let names: Vec<String> = lists.iter().map(|(name, _)| format!("{name:?}")).collect();
+        for (name, text) in lists {
+            fs::write(folder.join(name), text).unwrap();
+        }
+        let files = names.join(", ");
+        let text = format!(
+            "acl_files = [{files}]\n{UPLINK}[[acl]]\naddr = \"10.0.0.1\"\naction = \"audit\"\n"
+        );
+        parse(&text, &node).map_err(|errors| errors.to_string())
+    };
+    let one = load(&[
+        ("a.txt", "10.0.0.1\n10.0.0.2\n"),
+        ("b.txt", "10.0.0.2 deny\n"),
+    ])
+    .unwrap();
+    assert_eq!(one.acl_count(), 4);
+    let other = load(&[("a.txt", "10.0.0.1\n10.0.0.3\n"), ("b.txt", "")]).unwrap();
+    assert_ne!(
+        one.hash(),
+        other.hash(),
+        "a list is part of the configuration"
+    );
+
+    let at = |name: &str| folder.join(name).display().to_string();
+    let error = load(&[("a.txt", "# feed\n10.0.0.1\n  10.0.0.2 dny\n")]).unwrap_err();
+    let start = format!("{}:3:12: action: unknown action `dny`", at("a.txt"));
+    assert!(error.starts_with(&start), "{error}");
+    let error = load(&[("a.txt", "10.0.0.2\n"), ("b.txt", "\n10.0.0.2 trusted\n")]).unwrap_err();
+    let text = format!(
+        "{}:2:1: addr: trusted contradicts deny in {}:1:1",
+        at("b.txt"),
+        at("a.txt")
+    );
+    assert!(error.starts_with(&text), "{error}");
+    fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn a_mistake_in_a_long_acl_has_its_place_too() {
+    let mut text = UPLINK.to_owned();
+    for i in 0..2000 {
+        text += &format!(
+            "[[acl]]\naddr = \"10.0.{}.{}\"\naction = \"deny\"\n",
+            i / 250,
+            i % 250
+        );
+    }
+    text += "[[acl]]\naddr = \"10.0.0.7\"\naction = \"audit\"\n";
+    let problems = refused(&text);
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(
+        problems[0]
+            .starts_with("node.toml:6005:8: acl[2000].addr: audit contradicts deny in line 25;"),
+        "{problems:?}"
+    );
+}

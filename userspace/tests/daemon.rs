@@ -421,3 +421,98 @@ fn an_icmp_error_about_a_steered_flow_reaches_the_app_as_if_about_its_own() {
         status["notes"]
     );
 }
+
+/// Sends datagrams from a new port each, until `stop` exists; says how many.
+fn datagrams(host: &Host, addr: &str, stop: &std::path::Path) -> Child {
+    let script = format!(
+        "n=0; while [ ! -e {} ]; do echo x > /dev/udp/{addr}/9 && n=$((n+1)); sleep 0.01; done; echo $n",
+        stop.display()
+    );
+    host.command("bash")
+        .args(["-c", &script])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn a_reload_of_a_long_list_is_never_seen_half_way_by_traffic() {
+    let _alone = alone();
+    let lab = lab("list", "");
+    let path = lab.plan().path("node.toml");
+    let good = fs::read_to_string(&path).unwrap();
+    fs::write(&path, format!("acl_files = [\"list.txt\"]\n{good}")).unwrap();
+    // Both deny 20.0.0.3 and let 20.0.0.2 through, each by other kinds of entry.
+    let list = |front: &str, net: u8| {
+        let mut text = front.to_owned();
+        for i in 0..50_000u32 {
+            let [_, b, c, d] = i.to_be_bytes();
+            text += &format!("{net}.{b}.{c}.{d}\n");
+        }
+        for i in 0..20_000u32 {
+            let [_, _, b, c] = i.to_be_bytes();
+            text += &format!("{}.{b}.{c}.0/24 deny tcp 1-1023\n", net + 100);
+        }
+        text
+    };
+    let lists = [
+        list("20.0.0.3 deny # by its address\n", 30),
+        list("20.0.0.0/30 deny\n20.0.0.2 audit any 0 7\n", 31),
+    ];
+    let (denied, allowed) = ("20.0.0.3", "20.0.0.2");
+    fs::write(lab.plan().path("list.txt"), &lists[0]).unwrap();
+    lab.fsm(&["reload"]).unwrap();
+    let rules = lab.fsm(&["acl", "list"]).unwrap();
+    assert!(rules.as_array().is_some_and(|rules| rules.len() > 70_000));
+
+    let (stop, before) = (lab.plan().path("stop"), drops(&lab, "acl_deny"));
+    let senders = [denied, allowed].map(|addr| datagrams(&lab.app1(), addr, &stop));
+    let (start, mut reloads) = (Instant::now(), 0);
+    while start.elapsed() < Duration::from_secs(15) {
+        fs::write(lab.plan().path("list.txt"), &lists[(reloads + 1) % 2]).unwrap();
+        lab.fsm(&["reload"]).unwrap();
+        reloads += 1;
+    }
+    fs::write(&stop, "").unwrap();
+    let sent = senders.map(|sender| {
+        let output = sender.wait_with_output().unwrap();
+        String::from_utf8_lossy(&output.stdout)
+            .trim()
+            .parse::<u64>()
+            .unwrap()
+    });
+    // What is denied is dropped, each of them and nothing else; it has no flow, and what passes has one.
+    let dropped = drops(&lab, "acl_deny") - before;
+    let flows = [denied, allowed].map(|addr| flow_count(&lab, &["--dst", addr, "--port", "9"]));
+    assert!(
+        reloads >= 4 && sent[0] > 100 && sent[1] > 100,
+        "{reloads} reloads, {sent:?} sent"
+    );
+    assert_eq!(dropped, sent[0], "{reloads} reloads, {sent:?} sent");
+    assert!(flows[0] == 0 && flows[1] > 100, "{flows:?}");
+
+    // A rule of the list is taken out until the next reload; the file is not the daemon's to write.
+    fs::write(lab.plan().path("list.txt"), &lists[0]).unwrap();
+    lab.fsm(&["reload"]).unwrap();
+    let refused = lab
+        .fsm_command(&["acl", "del", denied, "--save"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        !refused.status.success() && said.contains("list.txt:1"),
+        "{said}"
+    );
+    assert_eq!(who(&lab.app1(), "http://20.0.0.3:8080/who"), None);
+    lab.fsm(&["acl", "del", denied]).unwrap();
+    assert!(who(&lab.app1(), "http://20.0.0.3:8080/who").is_some());
+
+    fs::write(lab.plan().path("list.txt"), "20.0.0.3\n20.0.0.4 dny\n").unwrap();
+    let refused = lab.fsm_command(&["reload"]).output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        said.contains("list.txt:2:10: action: unknown action `dny`"),
+        "{said}"
+    );
+}

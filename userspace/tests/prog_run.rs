@@ -38,3 +38,5 @@ mod nat_edges;
 mod policy;
 #[path = "prog_run/redirect.rs"]
 mod redirect;
+#[path = "prog_run/reload.rs"]
+mod reload;

@@ -22,7 +22,7 @@ use fsm_common::{
         Tables, count,
         fib::Host as _,
         guard::listener,
-        maps::{FSM_PROG_XDP, xcfg},
+        maps::{FSM_PROG_XDP, xcfg_at},
     },
     cookie::{self, Header, Headers, Terms},
     flow::{Address as _, FlowKey, V4, V6},
@@ -48,12 +48,14 @@ const TUPLE6_LEN: u32 = 36;
 
 /// IPv4.
 #[xdp(frags)]
+#[inline(always)]
 pub fn fsm_xdp_cookie4(ctx: XdpContext) -> u32 {
     enter::<V4>(ctx)
 }
 
 /// IPv6.
 #[xdp(frags)]
+#[inline(always)]
 pub fn fsm_xdp_cookie6(ctx: XdpContext) -> u32 {
     enter::<V6>(ctx)
 }
@@ -83,10 +85,10 @@ fn enter<F: Tables>(ctx: XdpContext) -> u32 {
 
 #[inline(always)]
 fn run<F: Tables>(frame: &Frame, at: At) -> Outcome {
-    let cfg = xcfg().ok_or(Reason::Internal)?;
     let scratch = F::scratch().ok_or(Reason::Internal)?;
-    // SAFETY: this CPU's own entry, filled by `call`; no other program runs on this CPU before this one ends.
+    // SAFETY: this CPU's own entry, filled by `guard`; no other program runs on this CPU before this one ends.
     let scratch = unsafe { &mut *scratch };
+    let cfg = xcfg_at(scratch.cfg).ok_or(Reason::Internal)?;
     let Some(len) = answer::<F>(frame, cfg, at.iface, scratch) else {
         count::reason(Reason::SynCookieNone);
         return PASS;

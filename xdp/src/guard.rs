@@ -25,7 +25,10 @@ pub fn new_flow<F: Tables>(frame: &Frame, cfg: &Xcfg, packet: &Parsed<F::Addr>) 
     let scratch = F::scratch().ok_or(Reason::Internal)?;
     // SAFETY: this CPU's own entry, and no other program runs on this CPU before this one ends. The tuple is
     // read from there by all that follows: a pointer to the one on the stack would keep it in memory.
-    let here = unsafe { &mut (*scratch).packet };
+    let here = unsafe {
+        (*scratch).cfg = u64::from(cfg.slot);
+        &mut (*scratch).packet
+    };
     *here = *packet;
     if over_rate::<F>(cfg, &here.key, frame.now_ns()) == 0 {
         return PASS;

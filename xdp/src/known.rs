@@ -5,10 +5,10 @@ use fsm_common::{
     bpf::{
         Next, Tables, again, half,
         judge::{AGAIN, ask_acl},
-        maps::{FSM_PROG_XDP, xcfg},
+        maps::{FSM_PROG_XDP, xcfg_at},
     },
     flow::{V4, V6},
-    maps::slow,
+    maps::{Xcfg, slow},
     parse::Parsed,
     policy::acl,
     reason::Reason,
@@ -23,19 +23,21 @@ use crate::{
 
 /// IPv4.
 #[xdp(frags)]
+#[inline(always)]
 pub fn fsm_xdp_known4(ctx: XdpContext) -> u32 {
     enter::<V4>(ctx)
 }
 
 /// IPv6.
 #[xdp(frags)]
+#[inline(always)]
 pub fn fsm_xdp_known6(ctx: XdpContext) -> u32 {
     enter::<V6>(ctx)
 }
 
 /// Hands the frame over, with [`AGAIN`] or `HALF`; comes back only where that fails.
 #[inline(always)]
-pub fn call<F: Tables>(frame: &Frame, packet: &Parsed<F::Addr>, why: u8) -> Outcome {
+pub fn call<F: Tables>(frame: &Frame, cfg: &Xcfg, packet: &Parsed<F::Addr>, why: u8) -> Outcome {
     let slot = if F::V6 {
         slow::XDP_KNOWN6
     } else {
@@ -43,7 +45,10 @@ pub fn call<F: Tables>(frame: &Frame, packet: &Parsed<F::Addr>, why: u8) -> Outc
     };
     let scratch = F::scratch().ok_or(Reason::Internal)?;
     // SAFETY: this CPU's own entry; a tail call stays on this CPU.
-    unsafe { ((*scratch).packet, (*scratch).verdict) = (*packet, u64::from(why)) };
+    unsafe {
+        ((*scratch).packet, (*scratch).verdict) = (*packet, u64::from(why));
+        (*scratch).cfg = u64::from(cfg.slot);
+    }
     // SAFETY: the context is this program's own.
     unsafe { FSM_PROG_XDP.tail_call(frame.tail_ctx(), slot) };
     Err(Reason::Internal.into())
@@ -61,8 +66,9 @@ fn enter<F: Tables>(ctx: XdpContext) -> u32 {
 
 #[inline(always)]
 fn run<F: Tables>(frame: &Frame, at: At) -> Outcome {
-    let cfg = xcfg().ok_or(Reason::Internal)?;
     let scratch = F::scratch().ok_or(Reason::Internal)?;
+    // SAFETY: this CPU's own entry, filled by `call`.
+    let cfg = xcfg_at(unsafe { (*scratch).cfg }).ok_or(Reason::Internal)?;
     // SAFETY: this CPU's own entry, filled by `call`; the packet in it stays as it is.
     let (packet, why) = unsafe { (&(*scratch).packet, (*scratch).verdict) };
     measure(frame, packet, scratch);
@@ -78,7 +84,7 @@ fn run<F: Tables>(frame: &Frame, at: At) -> Outcome {
     }
     match ask_acl::<F>(cfg, at.place, &packet.key) {
         acl::DENY => Err(Reason::AclDeny.into()),
-        acl::TRUSTED => call_judge::<F>(frame, packet),
+        acl::TRUSTED => call_judge::<F>(frame, cfg, packet),
         _ => PASS,
     }
 }

@@ -79,6 +79,7 @@ impl At {
 
 /// From the device.
 #[xdp(frags)]
+#[inline(always)]
 pub fn fsm_xdp(ctx: XdpContext) -> u32 {
     let frame = Frame::new(ctx);
     let Some(at) = At::new(&frame) else {
@@ -115,14 +116,14 @@ fn packet<F: Tables>(frame: &Frame, at: At, cfg: &Xcfg, packet: &Parsed<F::Addr>
         if let Some(half) = F::half_at(&key).map(|half| unsafe { &*half }) {
             let is_stale = half.generation != cfg.generation && half.opt() & opt::RESET == 0;
             return if is_stale || (half.nf & nf::RDIR != 0 && is_whole) {
-                known::call::<F>(frame, packet, HALF)
+                known::call::<F>(frame, cfg, packet, HALF)
             } else {
                 PASS
             };
         }
         return match ask_acl::<F>(cfg, at.place, &packet.key) {
             acl::DENY => Err(Reason::AclDeny.into()),
-            acl::TRUSTED if is_whole => slow::call::<F>(frame, packet),
+            acl::TRUSTED if is_whole => slow::call::<F>(frame, cfg, packet),
             _ if is_whole => guard::new_flow::<F>(frame, cfg, packet),
             _ => PASS,
         };
@@ -134,7 +135,7 @@ fn packet<F: Tables>(frame: &Frame, at: At, cfg: &Xcfg, packet: &Parsed<F::Addr>
             // TC ends it, with an answer, where its endpoint is gone.
             return PASS;
         }
-        return known::call::<F>(frame, packet, AGAIN);
+        return known::call::<F>(frame, cfg, packet, AGAIN);
     }
     if flow.nf & nf::RDIR == 0 || !is_whole {
         return PASS;
@@ -142,7 +143,7 @@ fn packet<F: Tables>(frame: &Frame, at: At, cfg: &Xcfg, packet: &Parsed<F::Addr>
     // Signed: the coarse clock of another CPU may be ahead.
     let idle_ns = frame.now_ns().wrapping_sub(flow.last_seen_ns) as i64;
     if packet.is_tcp_event() || idle_ns > cfg.idle_check_ns as i64 {
-        return known::call::<F>(frame, packet, AGAIN);
+        return known::call::<F>(frame, cfg, packet, AGAIN);
     }
     to_app::<F, true>(frame, at, packet, flow)
 }

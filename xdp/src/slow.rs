@@ -4,10 +4,10 @@ use aya_ebpf::{macros::xdp, programs::XdpContext};
 use fsm_common::{
     bpf::{
         Next, Tables, judge_trusted,
-        maps::{FSM_PROG_XDP, xcfg},
+        maps::{FSM_PROG_XDP, xcfg_at},
     },
     flow::{Address, V4, V6, nf},
-    maps::slow,
+    maps::{Xcfg, slow},
     parse::{Fragment, Parsed, window_scale},
     reason::Reason,
     scratch::Scratch,
@@ -19,19 +19,21 @@ use crate::{At, Outcome, PASS, ctx::Frame, to_app};
 
 /// IPv4.
 #[xdp(frags)]
+#[inline(always)]
 pub fn fsm_xdp4(ctx: XdpContext) -> u32 {
     enter::<V4>(ctx)
 }
 
 /// IPv6.
 #[xdp(frags)]
+#[inline(always)]
 pub fn fsm_xdp6(ctx: XdpContext) -> u32 {
     enter::<V6>(ctx)
 }
 
 /// Hands the frame over; comes back only where that fails.
 #[inline(always)]
-pub fn call<F: Tables>(frame: &Frame, packet: &Parsed<F::Addr>) -> Outcome {
+pub fn call<F: Tables>(frame: &Frame, cfg: &Xcfg, packet: &Parsed<F::Addr>) -> Outcome {
     let slot = if F::V6 { slow::XDP6 } else { slow::XDP4 };
     let scratch = F::scratch().ok_or(Reason::Internal)?;
     // SAFETY: this CPU's own entry; a tail call stays on this CPU. The packet may be there already.
@@ -39,6 +41,7 @@ pub fn call<F: Tables>(frame: &Frame, packet: &Parsed<F::Addr>) -> Outcome {
         if !core::ptr::eq(packet, &raw const (*scratch).packet) {
             (*scratch).packet = *packet;
         }
+        (*scratch).cfg = u64::from(cfg.slot);
     }
     // SAFETY: the context is this program's own.
     unsafe { FSM_PROG_XDP.tail_call(frame.tail_ctx(), slot) };
@@ -57,10 +60,10 @@ fn enter<F: Tables>(ctx: XdpContext) -> u32 {
 
 #[inline(always)]
 fn run<F: Tables>(frame: &Frame, at: At) -> Outcome {
-    let cfg = xcfg().ok_or(Reason::Internal)?;
     let scratch = F::scratch().ok_or(Reason::Internal)?;
     // SAFETY: this CPU's own entry, filled by `call`; the packet in it stays as it is.
-    let packet = unsafe { &(*scratch).packet };
+    let (packet, cfg) = unsafe { (&(*scratch).packet, (*scratch).cfg) };
+    let cfg = xcfg_at(cfg).ok_or(Reason::Internal)?;
     measure(frame, packet, scratch);
     match judge_trusted::<F, _>(frame, cfg, at.iface, at.place, packet).next()? {
         Next::Flow => stored::<F>(frame, at, packet),

@@ -7,7 +7,7 @@
 use super::{
     fib::{self, Host},
     judge::Next,
-    maps::{FSM_XCFG, Tables},
+    maps::Tables,
     steer::{ALL_KINDS, find, takes_turns, to_endpoint, unusable},
 };
 use crate::{
@@ -21,8 +21,11 @@ use crate::{
 
 /// The virtual address's entry, if the packet is for one.
 #[inline(always)]
-fn entry<F: Tables>(key: &FlowKey<F::Addr>, nat_key: &mut NatKey) -> Option<*mut NatValue> {
-    let cfg = FSM_XCFG.get(u32::from(sys::E4LB))?;
+fn entry<F: Tables>(
+    cfg: &Xcfg,
+    key: &FlowKey<F::Addr>,
+    nat_key: &mut NatKey,
+) -> Option<*mut NatValue> {
     let kinds = kind::ADDR_PORT | kind::ADDR;
     find::<F>(cfg, sys::E4LB, dir::INGRESS, kinds, key, nat_key)
 }
@@ -30,10 +33,10 @@ fn entry<F: Tables>(key: &FlowKey<F::Addr>, nat_key: &mut NatKey) -> Option<*mut
 /// Whether the packet is for a virtual address; asked where `feature::E4LB` is on. Subprograms, this and the next,
 /// so that the verifier sees one answer of all the ways to it.
 #[inline(never)]
-pub fn is_virtual<F: Tables>(key: &FlowKey<F::Addr>) -> bool {
+pub fn is_virtual<F: Tables>(cfg: &Xcfg, key: &FlowKey<F::Addr>) -> bool {
     F::scratch().is_some_and(|scratch| {
         // SAFETY: this CPU's own entry, and no other program runs on this CPU before this one ends.
-        entry::<F>(key, unsafe { &mut (*scratch).nat }).is_some()
+        entry::<F>(cfg, key, unsafe { &mut (*scratch).nat }).is_some()
     })
 }
 
@@ -47,7 +50,7 @@ pub fn balance<F: Tables, H: Host>(
     scratch: &mut Scratch<F::Addr>,
 ) -> Result<Option<Next>, Reason> {
     let key = &packet.key;
-    let Some(entry) = entry::<F>(key, &mut scratch.nat) else {
+    let Some(entry) = entry::<F>(cfg, key, &mut scratch.nat) else {
         return Ok(None);
     };
     // SAFETY: map value, readable until the program ends.
@@ -96,7 +99,7 @@ pub fn is_target_gone<F: Tables>(cfg: &Xcfg, key: &FlowKey<F::Addr>, flow: &Flow
     };
     let original = if is_reply { flow.pair_key(key) } else { *key };
     let found = if flow.opt() & opt::BALANCED != 0 {
-        entry::<F>(&original, nat_key)
+        entry::<F>(cfg, &original, nat_key)
     } else {
         let dir = if flow.nf & nf::INBOUND != 0 {
             dir::INGRESS

@@ -150,10 +150,7 @@ pub fn ask_acl<F: Tables>(cfg: &Xcfg, place: Place, key: &FlowKey<F::Addr>) -> u
     };
     // What stands there for an echo is its identifier.
     let port = if has_ports(key.proto) { port } else { [0; 2] };
-    match policy::decide(&(Acl(cfg.acl_kinds), F::ITSELF), addr, port, key.proto) {
-        Some(value) => value.acl,
-        None => acl::SILENT,
-    }
+    policy::decide(&(Acl(cfg), F::ITSELF), addr, port, key.proto)
 }
 
 /// In the place of an ACL verdict: the flow is known, and its entry alone does not do for the packet
@@ -313,7 +310,7 @@ pub fn judge_trusted<F: Tables, H: Host>(
 ) -> Judgement {
     let is_balanced = place == Place::UplinkIn
         && cfg.features & feature::E4LB != 0
-        && is_virtual::<F>(&packet.key);
+        && is_virtual::<F>(cfg, &packet.key);
     if is_balanced || is_untracked(packet) {
         return Judgement::new(Ok(Next::Pass));
     }

@@ -11,7 +11,10 @@ use crate::{
     guard::{Bucket, Buckets, GuardKey},
     maps::*,
     nat::{NatKey, NatTables, NatValue},
-    policy::{Acl4Key, Acl6Key, AclTables, AclValue, Cidr4Key, Cidr6Key, CidrRules, kind},
+    policy::{
+        Acl4Key, Acl6Key, AclTables, AclValue, AclWord, Cidr4Key, Cidr6Key, CidrRules, CidrValue,
+        Tagged as _, acl, kind,
+    },
     scratch::Scratch,
     stats::IfaceStats,
     track::State,
@@ -108,12 +111,12 @@ pub trait Tables: Family {
     fn half_remove(key: &FlowKey<Self::Addr>);
     /// Work space of this CPU.
     fn scratch() -> Option<*mut Scratch<Self::Addr>>;
-    /// ACL entry.
-    fn acl(addr: &Self::Addr, port: [u8; 2], proto: u8) -> Option<AclValue>;
-    /// CIDR entry.
-    fn cidr(addr: &Self::Addr, proto: u8, port: u16) -> Option<AclValue>;
+    /// What the entry of an address and port says of a protocol's [`crate::policy::class`].
+    fn acl(policy: u32, addr: &Self::Addr, port: [u8; 2], class: u32) -> u8;
+    /// Entry of the longest CIDR.
+    fn cidr(addr: &Self::Addr) -> Option<&CidrValue>;
     /// Bits of [`skip`] for the longest excluded CIDR.
-    fn skip(addr: &Self::Addr) -> u64;
+    fn skip(policy: u32, addr: &Self::Addr) -> u8;
     /// This family's flags.
     fn flags(cfg: &Xcfg) -> u64;
 }
@@ -168,31 +171,32 @@ impl Tables for V4 {
     }
 
     #[inline(always)]
-    fn acl(addr: &Self::Addr, port: [u8; 2], proto: u8) -> Option<AclValue> {
+    fn acl(policy: u32, addr: &Self::Addr, port: [u8; 2], class: u32) -> u8 {
         let key = Acl4Key {
             addr: *addr,
             port,
-            proto,
+            proto: 0,
             sys: sys::MESH,
         };
-        let packed = Packed([u64::from_ne_bytes(bytes8(
-            key.addr,
-            [port[0], port[1], proto, key.sys],
-        ))]);
-        // SAFETY: without preallocation a removed entry stays readable until the program ends.
-        unsafe { FSM_XACL.get(packed.as_key::<Acl4Key>()) }.copied()
+        let packed = Packed([key.word()]);
+        said(
+            || FSM_XACL.get_ptr(packed.as_key::<Acl4Key>()),
+            key.tag(),
+            policy,
+            class,
+        )
     }
 
     #[inline(always)]
-    fn cidr(addr: &Self::Addr, proto: u8, port: u16) -> Option<AclValue> {
-        find(FSM_CIDR4.get(lpm4(addr).as_aya()), proto, port)
+    fn cidr(addr: &Self::Addr) -> Option<&CidrValue> {
+        FSM_CIDR4.get(lpm4(addr).as_aya())
     }
 
     #[inline(always)]
-    fn skip(addr: &Self::Addr) -> u64 {
+    fn skip(policy: u32, addr: &Self::Addr) -> u8 {
         FSM_SKIP4
             .get(lpm4(addr).as_aya())
-            .map_or(0, |skip| skip.bits)
+            .map_or(0, |skip| skip.at(policy))
     }
 
     #[inline(always)]
@@ -251,28 +255,33 @@ impl Tables for V6 {
     }
 
     #[inline(always)]
-    fn acl(addr: &Self::Addr, port: [u8; 2], proto: u8) -> Option<AclValue> {
+    fn acl(policy: u32, addr: &Self::Addr, port: [u8; 2], class: u32) -> u8 {
         let key = Acl6Key {
             addr: *addr,
             port,
-            proto,
+            proto: 0,
             sys: sys::MESH,
             pad: [0; 4],
         };
-        // SAFETY: as for IPv4.
-        unsafe { FSM_XACL6.get(&key) }.copied()
+        let packed = Packed(key.words());
+        said(
+            || FSM_XACL6.get_ptr(packed.as_key::<Acl6Key>()),
+            key.tag(),
+            policy,
+            class,
+        )
     }
 
     #[inline(always)]
-    fn cidr(addr: &Self::Addr, proto: u8, port: u16) -> Option<AclValue> {
-        find(FSM_CIDR6.get(lpm6(addr).as_aya()), proto, port)
+    fn cidr(addr: &Self::Addr) -> Option<&CidrValue> {
+        FSM_CIDR6.get(lpm6(addr).as_aya())
     }
 
     #[inline(always)]
-    fn skip(addr: &Self::Addr) -> u64 {
+    fn skip(policy: u32, addr: &Self::Addr) -> u8 {
         FSM_SKIP6
             .get(lpm6(addr).as_aya())
-            .map_or(0, |skip| skip.bits)
+            .map_or(0, |skip| skip.at(policy))
     }
 
     #[inline(always)]
@@ -327,9 +336,41 @@ fn halves(a: [u8; 16]) -> [u64; 2] {
     ]
 }
 
+/// What the ACL entry that `look` finds says. Without preallocation a replaced entry stays readable, but the
+/// kernel gives its memory to the next key that user space writes: then the tag is another, and what has taken
+/// the entry's place is looked up.
 #[inline(always)]
-fn find(rules: Option<&CidrRules>, proto: u8, port: u16) -> Option<AclValue> {
-    rules?.find(proto, port)
+fn said(look: impl Fn() -> Option<*const AclValue>, tag: u16, policy: u32, class: u32) -> u8 {
+    for _ in 0..2 {
+        let Some(value) = look() else {
+            return acl::SILENT;
+        };
+        // SAFETY: a map value's first eight bytes, aligned; in one load, so that they belong together.
+        let word = AclWord(unsafe { value.cast::<u64>().read_volatile() });
+        if word.tag() == tag {
+            return word.verdict(policy, class);
+        }
+    }
+    acl::DENY
+}
+
+/// What a CIDR's rules say. A set lives for as long as a program may have found its number.
+#[inline(always)]
+fn said_of_cidr(value: Option<&CidrValue>, policy: u32, proto: u8, port: u16) -> u8 {
+    let Some(value) = value else {
+        return acl::SILENT;
+    };
+    let rule = value.at(policy);
+    if rule.acl != acl::SET {
+        return rule.verdict(proto, port);
+    }
+    let number = rule.number();
+    // SAFETY: removed only after every program that may have found its number has ended.
+    let rules: Option<&CidrRules> = unsafe { FSM_CIDR_SET.get(&number) };
+    match rules {
+        Some(rules) => rules.verdict(proto, port),
+        None => acl::SILENT,
+    }
 }
 
 #[inline(always)]
@@ -365,29 +406,30 @@ impl Cidr6Key {
     }
 }
 
-/// The ACL maps of a family, for [`crate::policy::decide`].
-pub struct Acl(pub u32);
+/// The ACL maps of a family under one policy, for [`crate::policy::decide`].
+pub struct Acl<'a>(pub &'a Xcfg);
 
-impl<F: Tables> AclTables<F::Addr> for (Acl, F)
+impl<F: Tables> AclTables<F::Addr> for (Acl<'_>, F)
 where
     F::Addr: Address,
 {
     #[inline(always)]
-    fn exact(&self, addr: &F::Addr, port: [u8; 2], proto: u8) -> Option<AclValue> {
-        F::acl(addr, port, proto)
+    fn exact(&self, addr: &F::Addr, port: [u8; 2], class: u32) -> u8 {
+        F::acl(self.0.0.policy, addr, port, class)
     }
 
     #[inline(always)]
-    fn cidr(&self, addr: &F::Addr, proto: u8, port: u16) -> Option<AclValue> {
-        F::cidr(addr, proto, port)
+    fn cidr(&self, addr: &F::Addr, proto: u8, port: u16) -> u8 {
+        said_of_cidr(F::cidr(addr), self.0.0.policy, proto, port)
     }
 
     #[inline(always)]
     fn kinds(&self) -> u32 {
+        let kinds = self.0.0.acl_kinds;
         if F::V6 {
-            self.0.0 >> kind::V6_SHIFT
+            kinds >> kind::V6_SHIFT
         } else {
-            self.0.0
+            kinds
         }
     }
 }
@@ -428,10 +470,36 @@ impl<F: Tables> Buckets<F::Addr> for Guard<F> {
     }
 }
 
-/// The node's settings.
+/// The settings in force. Once a packet: a second call may answer with newer ones. What they say does not change
+/// while the program runs, since user space waits for it before it writes to them again.
 #[inline(always)]
 pub fn xcfg() -> Option<&'static Xcfg> {
-    FSM_XCFG.get(u32::from(sys::MESH))
+    let all = FSM_XCFG.get(u32::from(sys::MESH))?;
+    // SAFETY: a field of a map value; read once, since it may change.
+    let active = unsafe { (&raw const all.active).read_volatile() };
+    Some(&all.slots[(active & 1) as usize])
+}
+
+/// The settings that the program which called has handed over ([`Scratch::cfg`]).
+#[inline(always)]
+pub fn xcfg_at(slot: u64) -> Option<&'static Xcfg> {
+    Some(&FSM_XCFG.get(u32::from(sys::MESH))?.slots[(slot & 1) as usize])
+}
+
+/// Bits of [`skip`] for a port.
+#[inline(always)]
+pub fn skip_port(policy: u32, port: u16) -> u8 {
+    FSM_SKIP_PORT.get(u32::from(port)).map_or(0, |skip| {
+        // SAFETY: eight aligned bytes of a map value, read at once, since user space writes in place.
+        let word = unsafe { (&raw const *skip).cast::<u64>().read_volatile() };
+        let skip = Skip {
+            from: word as u32,
+            now: (word >> 32) as u8,
+            was: (word >> 40) as u8,
+            pad: [0; 2],
+        };
+        skip.at(policy)
+    })
 }
 
 /// Nanoseconds for which a flow in this state may be idle.

@@ -3,7 +3,7 @@
 use super::{
     count,
     judge::Next,
-    maps::{FSM_SKIP_PORT, Nat, Tables},
+    maps::{Nat, Tables, skip_port},
 };
 use crate::{
     flags,
@@ -63,13 +63,19 @@ pub(super) fn find<F: Tables>(
     nat_key: &mut NatKey,
 ) -> Option<*mut NatValue> {
     let is_udp = key.proto == IpProto::UDP.0;
-    let there = cfg.nat_kinds >> nat::kind::shift(dir, is_udp, F::V6);
+    let there = if sys == sys::E4LB {
+        cfg.balance_kinds
+    } else {
+        cfg.nat_kinds
+    };
+    let there = there >> nat::kind::shift(dir, is_udp, F::V6);
     let kinds = there & enabled(F::flags(cfg), is_udp) & kinds;
     *nat_key = NatKey {
         proto: key.proto,
         dir,
         v6: F::V6 as u8,
         sys,
+        bank: cfg.nat_bank as u8,
         ..NatKey::ZERO
     };
     nat::lookup(&Nat, kinds, nat_key, key.daddr, key.dport)
@@ -167,8 +173,7 @@ fn is_excluded<F: Tables>(cfg: &Xcfg, key: &FlowKey<F::Addr>, dir: u8) -> bool {
         skip::OUTBOUND
     };
     if cfg.features & feature::SKIP_PORT != 0
-        && let Some(bits) = FSM_SKIP_PORT.get(u32::from(u16::from_be_bytes(key.dport)))
-        && bits & bit != 0
+        && skip_port(cfg.policy, u16::from_be_bytes(key.dport)) & bit != 0
     {
         return true;
     }
@@ -177,7 +182,7 @@ fn is_excluded<F: Tables>(cfg: &Xcfg, key: &FlowKey<F::Addr>, dir: u8) -> bool {
     } else {
         feature::SKIP_CIDR4
     };
-    cfg.features & cidrs != 0 && F::skip(&key.daddr) & u64::from(bit) != 0
+    cfg.features & cidrs != 0 && F::skip(cfg.policy, &key.daddr) & bit != 0
 }
 
 /// Index of the endpoint for a new flow.

@@ -1,14 +1,17 @@
 //! `acl`: the rules by the peer's address.
 
-use std::net::IpAddr;
+use std::collections::HashMap;
 
 use clap::{Args, Subcommand};
+use fsm_common::maps::name;
+use fsm_common::policy::{Acl4Key, Acl6Key, CidrRules, CidrValue, acl as kernel};
 
 use super::out::Out;
 use super::words::{network, word};
 use super::{Failure, Global, pins};
 use crate::api::{AclArgs, Request};
 use crate::config::{AclAction, AclProto, PortRange};
+use crate::maps::Maps;
 use crate::view::{acl, ip, port};
 
 /// Sub-verbs of `acl`.
@@ -92,15 +95,53 @@ pub fn run(global: &Global, verb: Acl) -> Result<(), Failure> {
 
 fn list(global: &Global) -> Result<(), Failure> {
     let maps = global.maps()?;
-    let mut exact: Vec<(IpAddr, u16, u8, _)> = Vec::new();
-    pins::each(&maps.acl4, |key, value| {
-        exact.push((ip(key.addr), port(key.port), key.proto, value));
+    let mut exact = Vec::new();
+    each(&maps, |entry| {
+        exact.push(entry);
         Ok(())
     })?;
-    pins::each(&maps.acl6, |key, value| {
-        exact.push((ip(key.addr), port(key.port), key.proto, value));
+    let policy = maps.settings()?.policy;
+    let mut sets = HashMap::new();
+    pins::each(&maps.dir, name::FSM_CIDR_SET, |number: u32, rules| {
+        sets.insert(number, rules);
         Ok(())
     })?;
-    let cidrs = pins::cidrs(&maps.cidr4, &maps.cidr6)?;
+    let mut cidrs = Vec::new();
+    let mut add = |net, value: CidrValue| {
+        cidrs.extend(in_force(&value, policy, &sets).map(|rules| (net, rules)));
+    };
+    pins::nets4(&maps.dir, name::FSM_CIDR4, &mut add)?;
+    pins::nets6(&maps.dir, name::FSM_CIDR6, &mut add)?;
     Ok(Out::new(global.output).rows(acl::rows(&exact, &cidrs))?)
+}
+
+/// The rules of a CIDR under this version of the policy, if it has any.
+fn in_force(value: &CidrValue, policy: u32, sets: &HashMap<u32, CidrRules>) -> Option<CidrRules> {
+    let rule = value.at(policy);
+    match rule.acl {
+        kernel::SILENT => None,
+        kernel::SET => sets.get(&rule.number()).copied(),
+        _ => {
+            let mut one = CidrRules {
+                len: 1,
+                ..CidrRules::ZERO
+            };
+            one.rules[0] = *rule;
+            Some(one)
+        }
+    }
+}
+
+/// Calls `visit` for what the entries of addresses and ports in force say.
+pub fn each(
+    maps: &Maps,
+    mut visit: impl FnMut(acl::Entry) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let policy = maps.settings()?.policy;
+    pins::each(&maps.dir, name::FSM_XACL, |key: Acl4Key, value| {
+        acl::entries(ip(key.addr), port(key.port), &value, policy).try_for_each(&mut visit)
+    })?;
+    pins::each(&maps.dir, name::FSM_XACL6, |key: Acl6Key, value| {
+        acl::entries(ip(key.addr), port(key.port), &value, policy).try_for_each(&mut visit)
+    })
 }

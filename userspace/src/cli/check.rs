@@ -24,7 +24,7 @@ pub fn run(global: &Global) -> Result<(), Failure> {
     let pending = config.not_built_yet();
     let summary = json!({
         "ok": true, "file": config.file(), "config_hash": config.hash(), "node": config.node.name,
-        "interfaces": attachments, "nat": config.all_nat().len(), "acl": config.acl.len(),
+        "interfaces": attachments, "nat": config.all_nat().len(), "acl": config.acl_count(),
         "max_flows": config.conntrack.max_flows, "not_built_yet": pending,
     });
     Ok(Out::new(global.output).one(&summary, || text(&config, &attachments, &pending))?)
@@ -85,7 +85,7 @@ fn text(config: &Config, attachments: &[Attachment], pending: &[String]) -> Stri
     text += &format!(
         "\n\n{} NAT entries, {} ACL rules, room for {} flows",
         config.all_nat().len(),
-        config.acl.len(),
+        config.acl_count(),
         config.conntrack.max_flows,
     );
     for line in pending {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use clap::{Args, Subcommand};
+use fsm_common::maps::name;
 use ipnet::IpNet;
 use serde_json::json;
 
@@ -87,16 +88,16 @@ pub fn each_row(
     mut visit: impl FnMut(FlowRow) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let (names, now_ns) = (global.interfaces(), pins::now_ns());
-    let name = |index: u32| names.get(&index).cloned();
-    for flows in [&maps.flow4, &maps.half4] {
-        pins::each_flow(flows, |key, flow, reply| {
-            let row = FlowRow::new(key, flow, reply, now_ns, name(flow.ifindex));
+    let named = |index: u32| names.get(&index).cloned();
+    for map in [name::FSM_XFLOW, name::FSM_HALF] {
+        pins::each_flow::<[u8; 4]>(&maps.dir, map, |key, flow, reply| {
+            let row = FlowRow::new(key, flow, reply, now_ns, named(flow.ifindex));
             visit_row(filter, row, &mut visit)
         })?;
     }
-    for flows in [&maps.flow6, &maps.half6] {
-        pins::each_flow(flows, |key, flow, reply| {
-            let row = FlowRow::new(key, flow, reply, now_ns, name(flow.ifindex));
+    for map in [name::FSM_XFLOW6, name::FSM_HALF6] {
+        pins::each_flow::<[u8; 16]>(&maps.dir, map, |key, flow, reply| {
+            let row = FlowRow::new(key, flow, reply, now_ns, named(flow.ifindex));
             visit_row(filter, row, &mut visit)
         })?;
     }

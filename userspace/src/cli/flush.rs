@@ -1,10 +1,12 @@
 //! `flow flush`: takes flows out of the kernel's tables.
 
+use std::path::Path;
+
 use aya::Pod;
 use aya::maps::{HashMap, MapData, MapError};
 use fsm_common::flags;
 use fsm_common::flow::{Address, Flow, FlowKey};
-use fsm_common::maps::{Origin, OriginKey, sys};
+use fsm_common::maps::{Origin, OriginKey, name, sys};
 use fsm_common::wire::l3::IpProto;
 
 use super::flow::Filter;
@@ -18,14 +20,18 @@ type OriginMap = HashMap<MapData, OriginKey, Origin>;
 /// Removes the flows that are meant; says how many.
 pub fn flush(maps: &mut Maps, filter: &Filter) -> Result<u64, Failure> {
     let settings = maps.settings()?;
-    let (v4, v6) = (settings.ipv4, settings.ipv6);
-    Ok(of_family(&mut maps.flow4, &mut maps.xopt, filter, v4)?
-        + of_family(&mut maps.flow6, &mut maps.xopt, filter, v6)?
-        + of_family(&mut maps.half4, &mut maps.xopt_half, filter, v4)?
-        + of_family(&mut maps.half6, &mut maps.xopt_half, filter, v6)?)
+    let (v4, v6, dir) = (settings.ipv4, settings.ipv6, &maps.dir);
+    let (full, half) = (&mut maps.xopt, &mut maps.xopt_half);
+    Ok(
+        of_family((dir, name::FSM_XFLOW), &mut maps.flow4, full, filter, v4)?
+            + of_family((dir, name::FSM_XFLOW6), &mut maps.flow6, full, filter, v6)?
+            + of_family((dir, name::FSM_HALF), &mut maps.half4, half, filter, v4)?
+            + of_family((dir, name::FSM_HALF6), &mut maps.half6, half, filter, v6)?,
+    )
 }
 
 fn of_family<A: Address>(
+    (dir, name): (&Path, &'static str),
     flows: &mut HashMap<MapData, FlowKey<A>, Flow<A>>,
     origins: &mut OriginMap,
     filter: &Filter,
@@ -37,7 +43,7 @@ where
 {
     let now_ns = pins::now_ns();
     let mut meant = Vec::new();
-    pins::each_flow(flows, |key, flow, reply| {
+    pins::each_flow(dir, name, |key, flow, reply| {
         if filter.matches(&FlowRow::new(key, flow, reply, now_ns, None)) {
             meant.push((*key, *flow));
         }

@@ -1,6 +1,8 @@
 //! `nat`: where steered flows go.
 
 use clap::{Args, Subcommand};
+use fsm_common::maps::name;
+use fsm_common::nat::NatKey;
 
 use super::out::Out;
 use super::words::{endpoint, word};
@@ -115,8 +117,11 @@ pub fn run(global: &Global, verb: Nat) -> Result<(), Failure> {
 fn list(global: &Global) -> Result<(), Failure> {
     let maps = global.maps()?;
     let mut rows = Vec::new();
-    pins::each(&maps.xnat, |key, value| {
-        rows.push(NatRow::new(&key, &value));
+    let bank = maps.settings()?.nat_bank;
+    pins::each(&maps.dir, name::FSM_XNAT, |key: NatKey, value| {
+        if u16::from(key.bank) == bank {
+            rows.push(NatRow::new(&key, &value));
+        }
         Ok(())
     })?;
     rows.sort_by(|a, b| {

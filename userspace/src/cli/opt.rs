@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use clap::Subcommand;
+use fsm_common::maps::name;
 
 use super::out::Out;
 use super::words::proto;
@@ -37,8 +38,8 @@ pub fn run(global: &Global, verb: Opt) -> Result<(), Failure> {
                 && proto.is_none_or(|number| view::proto(number) == row.proto)
         }
     };
-    for origins in [&maps.xopt, &maps.xopt_half] {
-        pins::each(origins, |key, origin| {
+    for map in [name::FSM_XOPT, name::FSM_XOPT_HALF] {
+        pins::each(&maps.dir, map, |key, origin| {
             rows.extend(Some(OriginRow::new(&key, &origin)).filter(meant));
             Ok(())
         })?;

@@ -1,42 +1,29 @@
 //! Walking through pinned maps that the kernel changes meanwhile, and what a view needs besides them:
 //! the time and the interfaces' names.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::ffi::CStr;
-use std::hash::Hash;
 use std::net::IpAddr;
+use std::path::Path;
 
 use aya::Pod;
-use aya::maps::lpm_trie::LpmTrie;
-use aya::maps::{HashMap, MapData, MapError};
+use aya::maps::MapError;
 use fsm_common::flow::{Address, Flow, FlowKey};
+use fsm_common::policy::{Cidr4Key, Cidr6Key};
 use ipnet::IpNet;
 
 use super::Failure;
 pub use crate::control::sweep::now_ns;
+use crate::loader::bulk::Bulk;
 use crate::view::flow::is_original;
 
-/// Calls `visit` once for each entry. An entry that goes away meanwhile may make the kernel begin again,
-/// so what was seen is remembered.
-pub fn each<K, V>(
-    map: &HashMap<MapData, K, V>,
-    mut visit: impl FnMut(K, V) -> Result<(), Failure>,
-) -> Result<(), Failure>
-where
-    K: Pod + Eq + Hash,
-    V: Pod,
-{
-    let mut seen = HashSet::new();
-    for key in map.keys() {
-        let key = key?;
-        if !seen.insert(key) {
-            continue;
-        }
-        if let Some(value) = found(map.get(&key, 0))? {
-            visit(key, value)?;
-        }
-    }
-    Ok(())
+/// Calls `visit` once for each entry of a map.
+pub fn each<K: Pod, V: Pod>(
+    maps: &Path,
+    name: &'static str,
+    visit: impl FnMut(K, V) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    Bulk::open(maps, name)?.each(visit)
 }
 
 /// `None` for an entry that is not there.
@@ -50,56 +37,60 @@ pub fn found<V>(value: Result<V, MapError>) -> Result<Option<V>, MapError> {
 
 /// Calls `visit` once for each flow, with its original direction and, if there is one, the answering one.
 pub fn each_flow<A: Address>(
-    map: &HashMap<MapData, FlowKey<A>, Flow<A>>,
+    maps: &Path,
+    name: &'static str,
     mut visit: impl FnMut(&FlowKey<A>, &Flow<A>, Option<&Flow<A>>) -> Result<(), Failure>,
 ) -> Result<(), Failure>
 where
     FlowKey<A>: Pod,
     Flow<A>: Pod,
 {
-    each(map, |key, flow| {
+    let flows = Bulk::open(maps, name)?;
+    flows.each(|key: FlowKey<A>, flow: Flow<A>| {
         if !is_original(&flow) {
             return Ok(());
         }
-        let reply = found(map.get(&flow.pair_key(&key), 0))?;
+        let reply = flows.get(&flow.pair_key(&key))?;
         visit(&key, &flow, reply.as_ref())
     })
 }
 
-/// Entries of a hash map.
-pub fn count<K: Pod, V: Pod>(map: &HashMap<MapData, K, V>, max_entries: u32) -> u64 {
-    counted(map.keys(), max_entries)
+/// Entries of a map.
+pub fn count<K: Pod, V: Pod>(maps: &Path, name: &'static str) -> Result<u64, MapError> {
+    let mut count = 0;
+    Bulk::open(maps, name)?.each(|_: K, _: V| {
+        count += 1;
+        Ok::<_, MapError>(())
+    })?;
+    Ok(count)
 }
 
-/// Entries of a trie.
-pub fn count_trie<K: Pod, V: Pod>(map: &LpmTrie<MapData, K, V>, max_entries: u32) -> u64 {
-    counted(map.keys(), max_entries)
+/// Each network of an IPv4 trie with its value.
+pub fn nets4<V: Pod>(
+    maps: &Path,
+    name: &'static str,
+    mut visit: impl FnMut(IpNet, V),
+) -> Result<(), Failure> {
+    each(maps, name, |key: Cidr4Key, value| {
+        if let Some(net) = net(IpAddr::from(key.addr), key.prefix_len) {
+            visit(net, value);
+        }
+        Ok(())
+    })
 }
 
-/// Never more than fit, also where the walk began again.
-fn counted<K>(keys: impl Iterator<Item = Result<K, MapError>>, max_entries: u32) -> u64 {
-    keys.take(max_entries as usize)
-        .filter(Result::is_ok)
-        .count() as u64
-}
-
-/// Each CIDR of both families with its value.
-pub fn cidrs<V: Pod>(
-    v4: &LpmTrie<MapData, [u8; 4], V>,
-    v6: &LpmTrie<MapData, [u8; 20], V>,
-) -> Result<Vec<(IpNet, V)>, Failure> {
-    let mut all = Vec::new();
-    for entry in v4.iter() {
-        let (key, value) = entry?;
-        all.extend(net(IpAddr::from(key.data()), key.prefix_len()).map(|net| (net, value)));
-    }
-    for entry in v6.iter() {
-        let (key, value) = entry?;
-        let mut addr = [0; 16];
-        addr.copy_from_slice(&key.data()[..16]);
-        all.extend(net(IpAddr::from(addr), key.prefix_len()).map(|net| (net, value)));
-    }
-    Ok(all)
+/// Each network of an IPv6 trie with its value.
+pub fn nets6<V: Pod>(
+    maps: &Path,
+    name: &'static str,
+    mut visit: impl FnMut(IpNet, V),
+) -> Result<(), Failure> {
+    each(maps, name, |key: Cidr6Key, value| {
+        if let Some(net) = net(IpAddr::from(key.addr), key.prefix_len) {
+            visit(net, value);
+        }
+        Ok(())
+    })
 }
 
 fn net(addr: IpAddr, prefix_len: u32) -> Option<IpNet> {

@@ -1,6 +1,12 @@
 //! `status`: the daemon's state, if it answers, and what the pins say in any case.
 
-use fsm_common::maps::{IFACE_SLOTS, name};
+use std::path::Path;
+
+use aya::maps::MapError;
+use fsm_common::flow::{Flow, FlowKey};
+use fsm_common::maps::{IFACE_SLOTS, Origin, OriginKey, Skip, TraceIp, TraceOn, TracePort, name};
+use fsm_common::nat::{NatKey, NatValue};
+use fsm_common::policy::{Acl4Key, Acl6Key, AclValue, Cidr4Key, Cidr6Key, CidrRules, CidrValue};
 use serde_json::Value;
 
 use super::out::{Out, table};
@@ -68,33 +74,35 @@ fn read(global: &Global, maps: &Maps) -> Result<Pinned, Failure> {
 }
 
 fn fill(maps: &Maps, pinned: &mut Pinned) -> Result<(), Failure> {
-    let mut add = |name: &'static str, count: &dyn Fn(u32) -> u64| {
-        let max_entries = maps.max_entries(name)?;
-        pinned.maps.insert(
-            name,
-            Fill {
-                entries: count(max_entries),
-                max_entries,
-            },
-        );
+    let mut add = |name: &'static str, count: Count| {
+        let fill = Fill {
+            entries: count(&maps.dir, name)?,
+            max_entries: maps.max_entries(name)?,
+        };
+        pinned.maps.insert(name, fill);
         Ok::<_, Failure>(())
     };
-    add(name::FSM_XFLOW, &|max| pins::count(&maps.flow4, max))?;
-    add(name::FSM_XFLOW6, &|max| pins::count(&maps.flow6, max))?;
-    add(name::FSM_HALF, &|max| pins::count(&maps.half4, max))?;
-    add(name::FSM_HALF6, &|max| pins::count(&maps.half6, max))?;
-    add(name::FSM_XOPT, &|max| pins::count(&maps.xopt, max))?;
-    add(name::FSM_XACL, &|max| pins::count(&maps.acl4, max))?;
-    add(name::FSM_XACL6, &|max| pins::count(&maps.acl6, max))?;
-    add(name::FSM_CIDR4, &|max| pins::count_trie(&maps.cidr4, max))?;
-    add(name::FSM_CIDR6, &|max| pins::count_trie(&maps.cidr6, max))?;
-    add(name::FSM_XNAT, &|max| pins::count(&maps.xnat, max))?;
-    add(name::FSM_GUARD, &|max| pins::count(&maps.guard, max))?;
-    add(name::FSM_SKIP4, &|max| pins::count_trie(&maps.skip4, max))?;
-    add(name::FSM_SKIP6, &|max| pins::count_trie(&maps.skip6, max))?;
-    add(name::FSM_TRIP, &|max| pins::count(&maps.trip, max))?;
-    add(name::FSM_TRPT, &|max| pins::count(&maps.trpt, max))
+    type V4 = [u8; 4];
+    type V6 = [u8; 16];
+    add(name::FSM_XFLOW, pins::count::<FlowKey<V4>, Flow<V4>>)?;
+    add(name::FSM_XFLOW6, pins::count::<FlowKey<V6>, Flow<V6>>)?;
+    add(name::FSM_HALF, pins::count::<FlowKey<V4>, Flow<V4>>)?;
+    add(name::FSM_HALF6, pins::count::<FlowKey<V6>, Flow<V6>>)?;
+    add(name::FSM_XOPT, pins::count::<OriginKey, Origin>)?;
+    add(name::FSM_XACL, pins::count::<Acl4Key, AclValue>)?;
+    add(name::FSM_XACL6, pins::count::<Acl6Key, AclValue>)?;
+    add(name::FSM_CIDR4, pins::count::<Cidr4Key, CidrValue>)?;
+    add(name::FSM_CIDR6, pins::count::<Cidr6Key, CidrValue>)?;
+    add(name::FSM_CIDR_SET, pins::count::<u32, CidrRules>)?;
+    add(name::FSM_XNAT, pins::count::<NatKey, NatValue>)?;
+    add(name::FSM_SKIP4, pins::count::<Cidr4Key, Skip>)?;
+    add(name::FSM_SKIP6, pins::count::<Cidr6Key, Skip>)?;
+    add(name::FSM_TRIP, pins::count::<TraceIp, TraceOn>)?;
+    add(name::FSM_TRPT, pins::count::<TracePort, TraceOn>)
 }
+
+/// Counts the entries of a map below the pin directory.
+type Count = fn(&Path, &'static str) -> Result<u64, MapError>;
 
 fn text(daemon: Option<&Status>, pinned: Option<&Pinned>) -> String {
     let mut parts = vec![node(daemon, pinned)];

@@ -1,6 +1,7 @@
 //! `trace`: addresses and ports whose packets are traced.
 
 use clap::{Args, Subcommand};
+use fsm_common::maps::name;
 
 use super::out::Out;
 use super::words::address;
@@ -64,11 +65,11 @@ pub fn run(global: &Global, verb: Trace) -> Result<(), Failure> {
 fn list(global: &Global) -> Result<(), Failure> {
     let maps = global.maps()?;
     let mut rows = Vec::new();
-    pins::each(&maps.trip, |key, on| {
+    pins::each(&maps.dir, name::FSM_TRIP, |key, on| {
         rows.push(TraceRow::of_ip(&key, &on));
         Ok(())
     })?;
-    pins::each(&maps.trpt, |key, on| {
+    pins::each(&maps.dir, name::FSM_TRPT, |key, on| {
         rows.push(TraceRow::of_port(&key, &on));
         Ok(())
     })?;

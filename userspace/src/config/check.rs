@@ -23,6 +23,7 @@ pub(super) fn check(config: &Config, host: &Host) -> Vec<Problem> {
     check_protect(&mut found);
     check_acl_twice(&mut found);
     check_acl_ranges(&mut found);
+    super::list::check(&config.acl_lists, &mut found.problems);
     check_cores(&mut found, host);
     check_groups(&mut found);
     check_signatures(&mut found);
@@ -37,6 +38,7 @@ struct Findings<'c> {
 impl Findings<'_> {
     fn add(&mut self, path: String, error: ValueError) {
         self.problems.push(Problem {
+            file: None,
             place: self.place(&path),
             path,
             text: error.to_string(),

@@ -4,7 +4,8 @@
 //! each section has a struct and a `read` of its own; `check` looks for what
 //! does not go together. All of them report to `report`, so that one run shows
 //! every mistake with line, column and key. Nothing on the host is changed
-//! here, and the only files that are looked at are those of signatures.
+//! here, and the only files that are looked at are those of signatures and of
+//! `acl_files`.
 
 mod acl;
 mod address;
@@ -13,6 +14,7 @@ mod check;
 mod dpi;
 pub mod edit;
 pub mod flags;
+mod list;
 mod nat;
 mod node;
 mod pending;
@@ -23,6 +25,7 @@ mod runtime;
 mod values;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 use toml::de::DeTable;
@@ -35,6 +38,7 @@ pub use dpi::{
     SignatureAction, SignatureKind,
 };
 pub use flags::{FLAG_NAMES, FlagSet, Flags};
+pub use list::AclList;
 pub use nat::{Direction, Endpoint, Gateway, Nat, NatKey, NatProto, NatTarget, Select};
 pub use node::{Attach, Fail, Interface, LogFormat, LogLevel, NamePattern, Node, Role, XdpMode};
 pub use protect::Protect;
@@ -59,6 +63,11 @@ pub struct Config {
     pub nat: Vec<Nat>,
     /// `[[protect]]`
     pub protect: Vec<Protect>,
+    /// `acl_files`: lists of rules, a line each; a relative path starts at the configuration's folder. Default: none.
+    pub acl_files: Vec<PathBuf>,
+    /// What they say. A rule of `[[acl]]` with the same address, port and protocol goes before.
+    #[serde(skip)]
+    pub acl_lists: Vec<Arc<AclList>>,
     /// `[[acl]]`, in the order of the file.
     pub acl: Vec<Acl>,
     /// `[flags]`
@@ -151,6 +160,9 @@ pub fn parse_on(text: &str, file: &Path, host: &Host) -> Result<Config, ConfigEr
     config.resolve_rules();
     let mut problems = report.finish();
     if problems.is_empty() {
+        problems = config.read_lists();
+    }
+    if problems.is_empty() {
         problems = check::check(&config, host);
     }
     match problems.is_empty() {
@@ -175,6 +187,10 @@ impl Config {
             gateway: table.section("gateway", Gateway::read),
             nat: table.sections("nat", Nat::read),
             protect: table.sections("protect", Protect::read),
+            acl_files: table
+                .list("acl_files", |value| values::text(value, file_path))
+                .unwrap_or_default(),
+            acl_lists: Vec::new(),
             acl: table.sections("acl", Acl::read),
             flags: table.section("flags", Flags::read),
             conntrack: table.section("conntrack", Conntrack::read),
@@ -195,12 +211,45 @@ impl Config {
         }
     }
 
+    /// Reads the lists of rules.
+    fn read_lists(&mut self) -> Vec<Problem> {
+        let folder = self.origin.file.parent().unwrap_or(Path::new(""));
+        let mut problems = Vec::new();
+        let mut bytes_of_all = Vec::new();
+        for (i, path) in self.acl_files.iter().enumerate() {
+            let path = folder.join(path);
+            match std::fs::read(&path) {
+                Ok(bytes) => {
+                    let list = AclList::read(&path, &bytes, &mut problems);
+                    self.acl_lists.push(Arc::new(list));
+                    bytes_of_all.push(fnv1a(&bytes));
+                }
+                Err(cause) => {
+                    let what = format!("{} cannot be read: {cause}", path.display());
+                    let allowed = "a file; a relative path starts at the configuration's folder";
+                    let path = format!("acl_files[{i}]");
+                    problems.push(Problem {
+                        file: None,
+                        place: self.place(&path),
+                        path,
+                        text: ValueError::new(what, allowed).to_string(),
+                    });
+                }
+            }
+        }
+        if !bytes_of_all.is_empty() {
+            bytes_of_all.insert(0, self.origin.hash.clone());
+            self.origin.hash = fnv1a(bytes_of_all.concat().as_bytes());
+        }
+        problems
+    }
+
     /// The file it was read from.
     pub fn file(&self) -> &Path {
         &self.origin.file
     }
 
-    /// A short name of the file's exact bytes: 16 hexadecimal digits.
+    /// A short name of the exact bytes of the file and its lists: 16 hexadecimal digits.
     pub fn hash(&self) -> &str {
         &self.origin.hash
     }
@@ -231,6 +280,12 @@ impl Config {
         exact.or_else(|| hosts.find(|i| i.name.matches(name)))
     }
 
+    /// Rules, those of the lists included.
+    pub fn acl_count(&self) -> usize {
+        let listed: usize = self.acl_lists.iter().map(|list| list.rules.len()).sum();
+        self.acl.len() + listed
+    }
+
     /// Every NAT entry: `[[nat]]`, then those that `[gateway]` stands for.
     pub fn all_nat(&self) -> Vec<Nat> {
         let mut entries = self.nat.clone();
@@ -241,6 +296,13 @@ impl Config {
     /// One line for each thing that is turned on and whose code comes later.
     pub fn not_built_yet(&self) -> Vec<String> {
         pending::not_built_yet(self)
+    }
+}
+
+fn file_path(text: &str) -> Result<PathBuf, ValueError> {
+    match text.trim().is_empty() {
+        true => Err(ValueError::new("empty", "a file's path")),
+        false => Ok(text.into()),
     }
 }
 

@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 use toml::de::{DeTable, DeValue};
@@ -35,7 +36,10 @@ pub enum ConfigErrors {
 fn render(file: &Path, problems: &[Problem]) -> String {
     let lines: Vec<String> = problems
         .iter()
-        .map(|problem| format!("{}:{problem}", file.display()))
+        .map(|problem| {
+            let file = problem.file.as_deref().unwrap_or(file);
+            format!("{}:{problem}", file.display())
+        })
         .collect();
     lines.join("\n")
 }
@@ -63,6 +67,9 @@ impl fmt::Display for Place {
 /// One mistake: printed as `LINE:COL: key.path: what; allowed: …`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Problem {
+    /// The file, if it is another than the configuration itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
     /// Where it stands.
     pub place: Place,
     /// The key's path, as `nat[0].to`; list entries are counted from 0.
@@ -204,20 +211,50 @@ impl<'t> Lines<'t> {
 
 /// Where each key of a parsed file stands, by path.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Places(BTreeMap<String, Place>);
+pub(super) struct Places {
+    known: BTreeMap<String, Place>,
+    /// The file's text where `[[acl]]` is long: its places are only looked for when a mistake is to be told.
+    text: Option<Arc<str>>,
+    late: Arc<OnceLock<BTreeMap<String, Place>>>,
+}
+
+/// The list that may be long.
+const ACL: &str = "acl";
+/// `[[acl]]` tables from which on their places are left out at first.
+const MANY: usize = 1000;
 
 impl Places {
     pub(super) fn of(root: &DeTable<'_>, lines: &Lines<'_>) -> Self {
         let mut places = Self::default();
+        let acl = root.get(ACL).and_then(|acl| acl.get_ref().as_array());
+        if acl.is_some_and(|acl| acl.len() > MANY) {
+            places.text = Some(lines.text.into());
+        }
         places.walk(root, "", lines);
         places
+    }
+
+    /// The places of a path: all but those in a long `[[acl]]`, or all.
+    fn of_path(&self, path: &str) -> &BTreeMap<String, Place> {
+        let Some(text) = self.text.as_deref().filter(|_| path.starts_with("acl[")) else {
+            return &self.known;
+        };
+        self.late.get_or_init(|| {
+            let mut all = Self::default();
+            if let Ok(root) = DeTable::parse(text) {
+                all.walk(root.get_ref(), "", &Lines::of(text));
+            }
+            all.known
+        })
     }
 
     fn walk(&mut self, table: &DeTable<'_>, path: &str, lines: &Lines<'_>) {
         for (key, value) in table {
             let path = joined(path, key.get_ref());
-            self.walk_value(value.get_ref(), &path, lines);
-            self.0.insert(path, lines.place(value.span().start));
+            if self.text.is_none() || path != ACL {
+                self.walk_value(value.get_ref(), &path, lines);
+            }
+            self.known.insert(path, lines.place(value.span().start));
         }
     }
 
@@ -228,15 +265,16 @@ impl Places {
         for (i, item) in value.as_array().into_iter().flatten().enumerate() {
             let path = format!("{path}[{i}]");
             self.walk_value(item.get_ref(), &path, lines);
-            self.0.insert(path, lines.place(item.span().start));
+            self.known.insert(path, lines.place(item.span().start));
         }
     }
 
     /// The key's place, or that of the nearest table around it which is in the file.
     pub(super) fn get(&self, path: &str) -> Place {
+        let places = self.of_path(path);
         let mut path = path;
         loop {
-            if let Some(place) = self.0.get(path) {
+            if let Some(place) = places.get(path) {
                 return *place;
             }
             match path.rfind(['.', '[']) {
@@ -248,7 +286,7 @@ impl Places {
 
     /// Whether the file sets this key itself.
     pub(super) fn has(&self, path: &str) -> bool {
-        self.0.contains_key(path)
+        self.of_path(path).contains_key(path)
     }
 }
 
@@ -281,6 +319,7 @@ impl<'t> Report<'t> {
 
     pub(super) fn add(&self, offset: usize, path: &str, wrong: &ValueError) {
         self.problems.borrow_mut().push(Problem {
+            file: None,
             place: self.lines.place(offset),
             path: path.to_owned(),
             text: wrong.to_string(),

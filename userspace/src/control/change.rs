@@ -1,7 +1,7 @@
 //! Live changes: the daemon's configuration with one entry more or less, compiled anew. They last until the
 //! next reload; with `save` they are written to the file first.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use crate::{
     api::{AclArgs, NatArgs, TraceArgs},
@@ -22,6 +22,11 @@ pub enum ChangeError {
         /// How.
         source: ValueError,
     },
+    /// The entry is a line of a list, which is others' to write.
+    #[error(
+        "{0} has this rule: take it out there, or remove it without --save until the next reload"
+    )]
+    InList(String),
     /// There is no such entry.
     #[error("there is no such entry")]
     NotThere,
@@ -71,13 +76,24 @@ pub fn acl_add(config: &mut Config, args: &AclArgs) -> Result<()> {
 /// See [`ChangeError`].
 pub fn acl_del(config: &mut Config, args: &AclArgs) -> Result<()> {
     let rule = rule(args)?;
+    if args.save
+        && let Some(place) = config.acl_lists.iter().find_map(|list| list.find(&rule))
+    {
+        return Err(ChangeError::InList(place));
+    }
     let before = config.acl.len();
     config.acl.retain(|old| old.key() != rule.key());
+    let mut removed = config.acl.len() < before;
+    for list in &mut config.acl_lists {
+        if list.find(&rule).is_some() {
+            removed |= Arc::make_mut(list).remove(&rule);
+        }
+    }
     let saved = args.save && edit::del_acl(config.file(), rule.addr, rule.port, rule.proto)?;
-    if config.acl.len() == before && !saved {
-        Err(ChangeError::NotThere)
-    } else {
+    if removed || saved {
         Ok(())
+    } else {
+        Err(ChangeError::NotThere)
     }
 }
 

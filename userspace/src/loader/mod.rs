@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod attach;
+pub mod bulk;
 pub mod devices;
 pub mod down;
 pub mod node;

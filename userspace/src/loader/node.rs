@@ -14,7 +14,7 @@ use rtnetlink::Handle;
 use tracing::{info, warn};
 
 use super::{
-    apply::{Kernel, apply},
+    apply::{ApplyError, Kernel, apply},
     attach::{self, AttachError, OnDevice, TcKind},
     devices::{self, Device},
     down::restore,
@@ -25,7 +25,7 @@ use crate::{
     api,
     config::{Attach, Config, Interface, NatProto, Role, XdpMode},
     maps::{Maps, PinError, pin_dir},
-    model::{Model, ModelError, nat_key, wide},
+    model::{Model, ModelError, nat_key, plan::InForce, wide},
 };
 
 /// Why the data path is not as configured.
@@ -46,6 +46,9 @@ pub enum NodeError {
     /// The configuration does not fit into the tables.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// The policy cannot be put in force.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
     /// A map cannot be written.
     #[error("the maps cannot be written: {0}")]
     Map(#[from] aya::maps::MapError),
@@ -90,7 +93,7 @@ pub struct Node {
     tc: TcKind,
     csum_ipv6_flag: u32,
     /// What the maps hold; `None` where a change has failed half-way.
-    model: Option<Model>,
+    known: Option<InForce>,
     attached: BTreeMap<u32, Attached>,
     /// Endpoints whose probes have failed.
     down: HashSet<(NatKey, SocketAddr)>,
@@ -148,7 +151,7 @@ impl Node {
             dir,
             tc,
             csum_ipv6_flag,
-            model: None,
+            known: None,
             attached: BTreeMap::new(),
             down: HashSet::new(),
             vips: Vec::new(),
@@ -209,22 +212,22 @@ impl Node {
         for entry in self.config.nat.iter().filter(|e| e.health.is_some()) {
             model.set_health(entry, |key, addr| self.down.contains(&(*key, addr)));
         }
-        let known = self.model.take();
         // Sysctls may have changed since the start.
         let kernel = Kernel {
             csum_ipv6_flag: self.csum_ipv6_flag,
             syn_cookie: syn_cookie::Sysctls::read().offer(),
         };
-        apply(&mut self.maps, known.as_ref(), &model, &kernel)?;
-        self.model = Some(model);
+        apply(&mut self.maps, &mut self.known, model, &kernel)?;
         Ok(())
     }
 
     /// What the maps say of probed endpoints: an earlier daemon's word, until ours know better.
     fn known_down(&self) -> Result<HashSet<(NatKey, SocketAddr)>, NodeError> {
         let mut down = HashSet::new();
+        let bank = self.maps.settings()?.nat_bank as u8;
         for (key, addr) in probed(&self.config) {
-            let Ok(value) = self.maps.xnat.get(&key, 0) else {
+            let in_force = NatKey { bank, ..key };
+            let Ok(value) = self.maps.xnat.get(&in_force, 0) else {
                 continue;
             };
             let is_down = value.endpoints[..usize::from(value.ep_cnt)]
@@ -255,7 +258,7 @@ impl Node {
                 && nat_key(e).0 == key
                 && e.endpoints.iter().any(|endpoint| endpoint.addr == addr)
         });
-        let (Some(entry), Some(model)) = (entry, self.model.as_mut()) else {
+        let (Some(entry), Some(known)) = (entry, self.known.as_mut()) else {
             return Ok(false);
         };
         if is_up {
@@ -263,8 +266,10 @@ impl Node {
         } else {
             self.down.insert((key, addr));
         }
-        let (key, value) = model.set_health(entry, |key, addr| self.down.contains(&(*key, addr)));
-        self.maps.xnat.insert(key, value, 0)?;
+        let is_down = |key: &NatKey, addr| self.down.contains(&(*key, addr));
+        let (key, value) = known.model.set_health(entry, is_down);
+        let bank = self.maps.settings()?.nat_bank as u8;
+        self.maps.xnat.insert(NatKey { bank, ..key }, value, 0)?;
         Ok(true)
     }
 
@@ -275,7 +280,7 @@ impl Node {
 
     /// NAT entries in force.
     pub fn nat(&self) -> impl Iterator<Item = (&NatKey, &NatValue)> {
-        self.model.iter().flat_map(|model| &model.nat)
+        self.known.iter().flat_map(|known| &known.model.nat)
     }
 
     /// Virtual addresses, where they are.
@@ -329,7 +334,7 @@ impl Node {
     ) -> Result<(), NodeError> {
         let mut gone = attach::attached(&self.dir)?;
         gone.extend(self.attached.keys());
-        let mut first_error = None;
+        let (mut first_error, mut changed) = (None, false);
         for device in &devices {
             let Some(interface) = self.config.interface_for(&device.name).cloned() else {
                 continue;
@@ -339,13 +344,21 @@ impl Node {
             if known.is_some_and(|a| same_device(&a.device, device) && a.interface == interface) {
                 continue;
             }
+            changed = true;
             if let Err(error) = self.attach_device(device, &interface, handle).await {
                 warn!("{error}");
                 first_error.get_or_insert(error);
             }
         }
         for ifindex in gone {
-            self.let_go(ifindex, handle).await?;
+            changed = true;
+            if let Err(error) = self.let_go(ifindex, handle).await {
+                first_error.get_or_insert(error);
+            }
+        }
+        // Once for all of them: it waits for the programs that run.
+        if changed {
+            self.next_generation()?;
         }
         self.sync_vips(&devices, handle).await?;
         match first_error {
@@ -402,7 +415,6 @@ impl Node {
             flags: entry.flags,
         };
         self.attached.insert(device.ifindex, attached);
-        self.next_generation()?;
         Ok(())
     }
 
@@ -486,7 +498,6 @@ impl Node {
                 self.maps.iface.set(slot, IfaceEntry::ZERO, 0)?;
             }
         }
-        self.next_generation()?;
         Ok(())
     }
 

@@ -15,11 +15,17 @@ use std::{
 /// Commands of `bpf(2)` (`linux/bpf.h`).
 #[repr(i64)]
 #[derive(Clone, Copy)]
-enum Command {
+pub(super) enum Command {
+    MapLookup = 1,
+    MapUpdate = 2,
+    MapDelete = 3,
+    MapNextKey = 4,
     ObjPin = 6,
     ObjGet = 7,
     InfoByFd = 15,
     LookupBatch = 24,
+    UpdateBatch = 26,
+    DeleteBatch = 27,
     LinkCreate = 28,
     LinkUpdate = 29,
 }
@@ -46,18 +52,18 @@ pub const XDP_NATIVE: u32 = 1 << 2;
 /// The front of `union bpf_attr`, as far as these commands use it.
 #[repr(C, align(8))]
 #[derive(Default)]
-struct Attr {
-    words: [u32; 16],
+pub(super) struct Attr {
+    pub(super) words: [u32; 16],
 }
 
 impl Attr {
-    fn new(words: &[u32]) -> Self {
+    pub(super) fn new(words: &[u32]) -> Self {
         let mut attr = Self::default();
         attr.words[..words.len()].copy_from_slice(words);
         attr
     }
 
-    fn with_address(mut self, at: usize, address: u64) -> Self {
+    pub(super) fn with_address(mut self, at: usize, address: u64) -> Self {
         let bytes = address.to_ne_bytes();
         let half =
             |i: usize| u32::from_ne_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
@@ -66,7 +72,7 @@ impl Attr {
     }
 }
 
-fn bpf(command: Command, attr: &Attr) -> io::Result<i64> {
+pub(super) fn bpf(command: Command, attr: &Attr) -> io::Result<i64> {
     // SAFETY: `attr` is as large as said and zero behind what the command reads; pointers in it are to
     // memory that the callers below keep alive.
     let result = unsafe {
@@ -85,7 +91,7 @@ fn bpf(command: Command, attr: &Attr) -> io::Result<i64> {
 }
 
 /// For commands that write into `attr`.
-fn bpf_mut(command: Command, attr: &mut Attr) -> io::Result<i64> {
+pub(super) fn bpf_mut(command: Command, attr: &mut Attr) -> io::Result<i64> {
     // SAFETY: as for `bpf`; the memory is ours alone meanwhile.
     let result = unsafe {
         libc::syscall(
@@ -205,36 +211,53 @@ impl Link {
     }
 }
 
-/// Reads a hash map some buckets at a time: one call for thousands of entries, where key by key takes two
-/// calls each.
+/// Reads a map many entries at a time: one call for thousands, where key by key takes two calls each. A hash map
+/// is read bucket by bucket, so that nothing is seen twice.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// Bucket to go on with; `None` before the first.
-    position: Option<u32>,
+    /// Where to go on: a bucket of a hash map, else the last key; `None` before the first.
+    position: Option<Position>,
 }
 
+/// Room for the longest key of ours.
+type Position = [u64; 8];
+
 impl Batch {
-    /// The next entries, at most `count`; `Ok(None)` once the map has been read to its end, after which it
-    /// begins again. Entries that come or go meanwhile may be seen or not.
+    /// The next entries, about `count` (more where a bucket holds more); `Ok(None)` once the map has been read to
+    /// its end, after which it begins again. Entries that come or go meanwhile may be seen or not.
     ///
     /// # Errors
-    /// What the kernel says: ENOSPC where one bucket holds more than `count`.
+    /// What the kernel says: EINVAL or ENOTSUPP where it cannot read this kind of map so.
     pub fn next<K: aya::Pod, V: aya::Pod>(
         &mut self,
         map: &impl AsFd,
         count: usize,
     ) -> io::Result<Option<Vec<(K, V)>>> {
+        let mut room = count;
+        loop {
+            match self.read(map, room) {
+                // One bucket holds more than that.
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < MOST => {
+                    room *= 4;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn read<K: aya::Pod, V: aya::Pod>(
+        &mut self,
+        map: &impl AsFd,
+        count: usize,
+    ) -> io::Result<Option<Vec<(K, V)>>> {
+        const { assert!(size_of::<K>() <= size_of::<Position>()) };
         let mut keys: Vec<K> = Vec::with_capacity(count);
         let mut values: Vec<V> = Vec::with_capacity(count);
-        let (from, mut to) = (self.position.unwrap_or(0), 0u32);
-        let from_address = if self.position.is_some() {
-            (&raw const from) as u64
-        } else {
-            0
-        };
+        let (from, mut to) = (self.position, Position::default());
+        let from = from.as_ref().map_or(0, |from| from.as_ptr() as u64);
         let mut attr = Attr::default()
-            .with_address(0, from_address)
-            .with_address(2, (&raw mut to) as u64)
+            .with_address(0, from)
+            .with_address(2, to.as_mut_ptr() as u64)
             .with_address(4, keys.as_mut_ptr() as u64)
             .with_address(6, values.as_mut_ptr() as u64);
         attr.words[8] = count as u32;
@@ -261,5 +284,20 @@ impl Batch {
     /// Whether the next call begins at the front.
     pub fn is_at_start(&self) -> bool {
         self.position.is_none()
+    }
+}
+
+/// Entries that the room for a batch never exceeds.
+const MOST: usize = 1 << 22;
+
+/// Waits until every program that runs now has ended (they run under RCU, and `MEMBARRIER_CMD_GLOBAL` is
+/// `synchronize_rcu`; `kernel/sched/membarrier.c`): 5 to 25 ms. Where the kernel does not do that (`nohz_full`),
+/// 100 ms: programs run for microseconds, with interrupts that could delay them at work.
+pub fn wait_for_programs() {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+    // SAFETY: takes numbers only.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result < 0 {
+        std::thread::sleep(std::time::Duration::from_millis(100));
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use fsm_common::{
     maps::sys,
-    policy::{AclTables, AclValue, acl, decide},
+    policy::{AclTables, acl, decide},
 };
 
 use super::*;
@@ -17,24 +17,26 @@ fn compile(text: &str) -> Model {
 }
 
 impl AclTables<[u8; 4]> for Model {
-    fn exact(&self, addr: &[u8; 4], port: [u8; 2], proto: u8) -> Option<AclValue> {
+    fn exact(&self, addr: &[u8; 4], port: [u8; 2], class: u32) -> u8 {
+        let key = Acl4Key {
+            addr: *addr,
+            port,
+            proto: 0,
+            sys: sys::MESH,
+        };
         self.acl4
-            .get(&Acl4Key {
-                addr: *addr,
-                port,
-                proto,
-                sys: sys::MESH,
-            })
-            .copied()
+            .get(&key)
+            .map_or(acl::SILENT, |said| said.acl >> (2 * class) & 3)
     }
 
-    fn cidr(&self, addr: &[u8; 4], proto: u8, port: u16) -> Option<AclValue> {
-        let longest = (0..=32u32).rev().find_map(|len| {
-            let mask = if len == 0 { 0 } else { u32::MAX << (32 - len) };
-            self.cidr4
-                .get(&(len, (u32::from_be_bytes(*addr) & mask).to_be_bytes()))
+    fn cidr(&self, addr: &[u8; 4], proto: u8, port: u16) -> u8 {
+        let longest = (0..=32u32).rev().find_map(|prefix_len| {
+            let mask = u32::MAX.checked_shl(32 - prefix_len).unwrap_or(0);
+            let addr = (u32::from_be_bytes(*addr) & mask).to_be_bytes();
+            self.cidr4.get(&Cidr4Key { prefix_len, addr })
         });
-        longest?.find(proto, port)
+        let rule = longest.and_then(|rules| rules.list().iter().find(|r| r.matches(proto, port)));
+        rule.map_or(acl::SILENT, |rule| rule.acl)
     }
 
     fn kinds(&self) -> u32 {
@@ -43,7 +45,8 @@ impl AclTables<[u8; 4]> for Model {
 }
 
 fn ask(model: &Model, addr: [u8; 4], port: u16, proto: u8) -> Option<u8> {
-    decide(model, &addr, port.to_be_bytes(), proto).map(|value| value.acl)
+    let verdict = decide(model, &addr, port.to_be_bytes(), proto);
+    (verdict != acl::SILENT).then_some(verdict)
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
-use fsm_common::policy::{AclValue, CIDR_RULES, CidrRule, CidrRules, PROTO_OTHER, acl};
+use fsm_common::policy::{AclValue, CIDR_RULES, CidrRule, CidrRules, PROTO_OTHER, acl, class};
 use fsm_common::wire::l3::IpProto;
 use ipnet::IpNet;
 use serde::Serialize;
@@ -40,11 +40,56 @@ pub enum PortText {
     Range(String),
 }
 
+/// What one entry says of one protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// The address.
+    pub addr: IpAddr,
+    /// Its port; 0 for any.
+    pub port: u16,
+    /// IP protocol, or [`PROTO_OTHER`].
+    pub proto: u8,
+    /// One of [`acl`], never `SILENT`.
+    pub acl: u8,
+    /// Owner tag.
+    pub id: u16,
+}
+
+/// What an entry of the maps says under this version of the policy, protocol by protocol.
+pub fn entries(
+    addr: IpAddr,
+    port: u16,
+    value: &AclValue,
+    policy: u32,
+) -> impl Iterator<Item = Entry> {
+    let (word, ids) = (value.word(), value.ids);
+    let icmp = match addr {
+        IpAddr::V4(_) => IpProto::ICMP,
+        IpAddr::V6(_) => IpProto::ICMPV6,
+    };
+    let classes = [
+        (class::TCP, IpProto::TCP),
+        (class::UDP, IpProto::UDP),
+        (class::ICMP, icmp),
+        (class::OTHER, IpProto(PROTO_OTHER)),
+    ];
+    classes.into_iter().filter_map(move |(class, proto)| {
+        let acl = word.verdict(policy, class);
+        (acl != acl::SILENT).then(|| Entry {
+            addr,
+            port,
+            proto: proto.0,
+            acl,
+            id: ids[class as usize],
+        })
+    })
+}
+
 /// A rule without its protocol.
 type Rule = (IpNet, PortRange, u8, u16);
 
-/// The rules behind the entries of one family: exact ones (address, port, protocol) and CIDRs.
-pub fn rows(exact: &[(IpAddr, u16, u8, AclValue)], cidrs: &[(IpNet, CidrRules)]) -> Vec<AclRow> {
+/// The rules behind the entries: exact ones and CIDRs.
+pub fn rows(exact: &[Entry], cidrs: &[(IpNet, CidrRules)]) -> Vec<AclRow> {
     let mut rules: BTreeMap<(IpNet, u16, u16, u8, u16), Vec<u8>> = BTreeMap::new();
     let mut add = |(net, ports, action, id): Rule, proto| {
         rules
@@ -52,13 +97,16 @@ pub fn rows(exact: &[(IpAddr, u16, u8, AclValue)], cidrs: &[(IpNet, CidrRules)])
             .or_default()
             .push(proto);
     };
-    for (addr, port, proto, value) in exact {
-        let ports = if *port == 0 {
+    for entry in exact {
+        let ports = if entry.port == 0 {
             PortRange::ANY
         } else {
-            PortRange::one(*port)
+            PortRange::one(entry.port)
         };
-        add((IpNet::from(*addr), ports, value.acl, value.id), *proto);
+        add(
+            (IpNet::from(entry.addr), ports, entry.acl, entry.id),
+            entry.proto,
+        );
     }
     let by_net: HashMap<IpNet, &CidrRules> =
         cidrs.iter().map(|(net, rules)| (*net, rules)).collect();
@@ -164,13 +212,31 @@ impl Row for AclRow {
 mod tests {
     use super::*;
 
-    fn value(acl: u8, id: u16) -> AclValue {
-        AclValue {
+    fn entry(addr: &str, port: u16, proto: u8, acl: u8, id: u16) -> Entry {
+        let addr = addr.parse().unwrap();
+        Entry {
+            addr,
+            port,
+            proto,
             acl,
-            flag: 0,
             id,
-            pad: [0; 4],
         }
+    }
+
+    #[test]
+    fn an_entry_says_what_is_in_force_of_each_protocol() {
+        let value = AclValue {
+            from: 5,
+            now: AclValue::with(AclValue::NOTHING, class::UDP, acl::DENY),
+            was: AclValue::with(AclValue::NOTHING, class::ICMP, acl::TRUSTED),
+            tag: 0,
+            ids: [1, 2, 3, 4],
+        };
+        let said = |policy| -> Vec<Entry> {
+            entries("10.0.0.1".parse().unwrap(), 0, &value, policy).collect()
+        };
+        assert_eq!(said(5), [entry("10.0.0.1", 0, 17, acl::DENY, 2)]);
+        assert_eq!(said(4), [entry("10.0.0.1", 0, 1, acl::TRUSTED, 3)]);
     }
 
     fn cidr(net: &str, rules: &[CidrRule]) -> (IpNet, CidrRules) {
@@ -184,10 +250,7 @@ mod tests {
 
     #[test]
     fn a_rule_for_any_protocol_is_one_row() {
-        let addr: IpAddr = "10.0.0.1".parse().unwrap();
-        let entries: Vec<_> = [6, 17, 1, 255]
-            .map(|proto| (addr, 0, proto, value(2, 7)))
-            .into();
+        let entries = [6, 17, 1, 255].map(|proto| entry("10.0.0.1", 0, proto, 2, 7));
         let rows = rows(&entries, &[]);
         let json = serde_json::to_value(&rows).unwrap();
         let expected = serde_json::json!([
@@ -199,11 +262,8 @@ mod tests {
 
     #[test]
     fn rules_of_one_protocol_stay_apart() {
-        let addr: IpAddr = "fd00::1".parse().unwrap();
-        let rows = rows(
-            &[(addr, 80, 6, value(0, 0)), (addr, 80, 17, value(0, 0))],
-            &[],
-        );
+        let entries = [6, 17].map(|proto| entry("fd00::1", 80, proto, 0, 0));
+        let rows = rows(&entries, &[]);
         let protos: Vec<_> = rows.iter().map(|row| row.proto.as_ref()).collect();
         assert_eq!(protos, ["tcp", "udp"]);
         assert_eq!(rows[0].action, "deny");

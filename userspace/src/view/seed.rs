@@ -9,13 +9,13 @@ mod flow;
 use fsm_common::flags::FLAGS;
 use fsm_common::maps::{Origin, OriginKey, TraceIp, TraceOn, TracePort, Xcfg, sys};
 use fsm_common::nat::{NatEndpoint, NatKey, NatValue, dir};
-use fsm_common::policy::{Acl4Key, Acl6Key, AclValue, PROTO_OTHER, acl};
+use fsm_common::policy::{PROTO_OTHER, acl};
 use fsm_common::wire::l3::IpProto;
 use serde_json::{Map, Value, json};
 
 pub use flow::flow;
 
-use super::{ip, port, wide_ip};
+use super::{acl::Entry, port, wide_ip};
 
 /// Names of the dumps, as `map dump` takes them.
 pub const DUMPS: [&str; 7] = [
@@ -59,18 +59,9 @@ fn mac(bytes: [u8; 6]) -> String {
     bytes.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// Entry of `fsm_xacl`, IPv4.
-pub fn acl4(key: &Acl4Key, value: &AclValue) -> Value {
-    acl(json!(ip(key.addr)), key.port, key.proto, key.sys, value)
-}
-
-/// Entry of `fsm_xacl`, IPv6.
-pub fn acl6(key: &Acl6Key, value: &AclValue) -> Value {
-    acl(json!(ip(key.addr)), key.port, key.proto, key.sys, value)
-}
-
-fn acl(addr: Value, port_be: [u8; 2], proto: u8, sys: u8, value: &AclValue) -> Value {
-    let name = match value.acl {
+/// Entry of `fsm_xacl`, of one protocol.
+pub fn acl(said: &Entry) -> Value {
+    let name = match said.acl {
         acl::DENY => "ACL_DENY",
         acl::AUDIT => "ACL_AUDIT",
         acl::TRUSTED => "ACL_TRUSTED",
@@ -78,9 +69,10 @@ fn acl(addr: Value, port_be: [u8; 2], proto: u8, sys: u8, value: &AclValue) -> V
     };
     entry(
         json!({
-            "sys": sys_name(sys.into()), "addr": addr, "port": port(port_be), "proto": proto_name(proto),
+            "sys": sys_name(sys::MESH.into()), "addr": said.addr, "port": said.port,
+            "proto": proto_name(said.proto),
         }),
-        json!({"acl": name, "id": value.id, "flag": value.flag}),
+        json!({"acl": name, "id": said.id, "flag": 0}),
     )
 }
 
@@ -175,30 +167,20 @@ mod tests {
 
     #[test]
     fn acl_entries_have_the_seeds_shape() {
-        let key = Acl4Key {
-            addr: [10, 0, 0, 1],
-            port: [0x1f, 0x90],
+        let said = Entry {
+            addr: "10.0.0.1".parse().unwrap(),
+            port: 8080,
             proto: 6,
-            sys: 1,
-        };
-        let value = AclValue {
             acl: 2,
-            flag: 0,
             id: 7,
-            pad: [0; 4],
         };
         let expected = json!({
             "key": {"sys": "Mesh", "addr": "10.0.0.1", "port": 8080, "proto": "IPPROTO_TCP"},
             "value": {"acl": "ACL_TRUSTED", "id": 7, "flag": 0},
         });
-        assert_eq!(acl4(&key, &value), expected);
-        let key = Acl6Key {
-            addr: [0xfd; 16],
-            proto: 58,
-            sys: 1,
-            ..Acl6Key::ZERO
-        };
-        assert_eq!(acl6(&key, &value)["key"]["proto"], "IPPROTO_ICMPV6");
+        assert_eq!(acl(&said), expected);
+        let icmp = acl(&Entry { proto: 58, ..said });
+        assert_eq!(icmp["key"]["proto"], "IPPROTO_ICMPV6");
     }
 
     #[test]

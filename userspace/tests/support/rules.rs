@@ -1,13 +1,15 @@
 //! Short ways to write rules into a node's maps.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use aya::maps::lpm_trie::Key;
 use fsm_common::{
     guard::{self, Bucket, GuardKey},
-    maps::{Skip, Xcfg, feature, sys},
+    maps::{Skip, Xcfg, feature, name, sys},
     nat::{self, NatEndpoint, NatKey, NatValue},
-    policy::{Acl4Key, Acl6Key, AclValue, CidrRule, CidrRules, kind},
+    policy::{
+        Acl4Key, Acl6Key, AclValue, CidrRule, CidrRules, CidrValue, Tagged as _, acl, class, kind,
+    },
 };
 
 use super::Node;
@@ -55,6 +57,35 @@ fn kind_of(dst: SocketAddr) -> u32 {
     }
 }
 
+fn key4(addr: Ipv4Addr, port: u16) -> Acl4Key {
+    Acl4Key {
+        addr: addr.octets(),
+        port: port.to_be_bytes(),
+        proto: 0,
+        sys: sys::MESH,
+    }
+}
+
+fn said(tag: u16, old: Option<AclValue>, proto: u8, acl: u8) -> AclValue {
+    let old = old.map_or(AclValue::NOTHING, |old| old.now);
+    AclValue {
+        from: 0,
+        now: AclValue::with(old, class(proto), acl),
+        was: AclValue::NOTHING,
+        tag,
+        ids: [0; class::COUNT],
+    }
+}
+
+fn skip(bits: u8) -> Skip {
+    Skip {
+        from: 0,
+        now: bits,
+        was: 0,
+        pad: [0; 2],
+    }
+}
+
 impl Node {
     /// Changes settings under a new generation.
     pub fn set(&mut self, change: impl FnOnce(&mut Xcfg)) {
@@ -66,67 +97,68 @@ impl Node {
         self.set(|settings| (settings.ipv4, settings.ipv6) = (flags, flags));
     }
 
-    /// An ACL entry; port 0 for any.
+    /// What an ACL entry says of a protocol; port 0 for any. What it says of others stays.
     pub fn acl(&mut self, addr: &str, port: u16, proto: u8, acl: u8) {
-        let value = AclValue {
-            acl,
-            flag: 0,
-            id: 0,
-            pad: [0; 4],
-        };
-        let port = port.to_be_bytes();
-        let bit = if port == [0, 0] {
-            kind::ADDR4
-        } else {
-            kind::EXACT4
-        };
+        let bit = if port == 0 { kind::ADDR4 } else { kind::EXACT4 };
         match addr.parse().unwrap() {
             IpAddr::V4(v4) => {
-                let key = Acl4Key {
-                    addr: v4.octets(),
-                    port,
-                    proto,
-                    sys: sys::MESH,
-                };
+                let key = key4(v4, port);
+                let old = self.maps.acl4.get(&key, 0).ok();
+                let value = said(key.tag(), old, proto, acl);
                 self.maps.acl4.insert(key, value, 0).unwrap();
                 self.set(|settings| settings.acl_kinds |= bit);
             }
             IpAddr::V6(v6) => {
                 let key = Acl6Key {
                     addr: v6.octets(),
-                    port,
-                    proto,
+                    port: port.to_be_bytes(),
+                    proto: 0,
                     sys: sys::MESH,
                     pad: [0; 4],
                 };
+                let old = self.maps.acl6.get(&key, 0).ok();
+                let value = said(key.tag(), old, proto, acl);
                 self.maps.acl6.insert(key, value, 0).unwrap();
                 self.set(|settings| settings.acl_kinds |= bit << kind::V6_SHIFT);
             }
         }
     }
 
-    /// Removes an IPv4 ACL entry.
+    /// Removes what an IPv4 ACL entry says of a protocol.
     pub fn no_acl(&mut self, addr: &str, port: u16, proto: u8) {
-        let IpAddr::V4(v4) = addr.parse().unwrap() else {
-            panic!("{addr}")
-        };
-        let key = Acl4Key {
-            addr: v4.octets(),
-            port: port.to_be_bytes(),
-            proto,
-            sys: sys::MESH,
-        };
-        self.maps.acl4.remove(&key).unwrap();
+        let key = key4(addr.parse().unwrap(), port);
+        let old = self.maps.acl4.get(&key, 0).unwrap();
+        let value = said(key.tag(), Some(old), proto, acl::SILENT);
+        if value.now == AclValue::NOTHING {
+            self.maps.acl4.remove(&key).unwrap();
+        } else {
+            self.maps.acl4.insert(key, value, 0).unwrap();
+        }
         self.set(|_| ());
     }
 
     /// The rules of a CIDR.
     pub fn cidr(&mut self, cidr: &str, rules: &[CidrRule]) {
-        let mut value = CidrRules {
+        let mut set = CidrRules {
             len: rules.len() as u32,
             ..CidrRules::ZERO
         };
-        value.rules[..rules.len()].copy_from_slice(rules);
+        set.rules[..rules.len()].copy_from_slice(rules);
+        let sets = self.maps.bulk(name::FSM_CIDR_SET).unwrap();
+        let rule = match rules {
+            [rule] => *rule,
+            _ => {
+                let number = self.maps.cidr4.iter().count() + self.maps.cidr6.iter().count();
+                sets.write(&[(number as u32, set)]).unwrap();
+                CidrRule::set(number as u32)
+            }
+        };
+        let value = CidrValue {
+            now: rule,
+            was: CidrRule::SILENT,
+            from: 0,
+            pad: 0,
+        };
         match parts(cidr) {
             (IpAddr::V4(v4), len) => {
                 self.maps
@@ -160,13 +192,10 @@ impl Node {
     /// A load balancer's entry, with options (`nat::option`).
     pub fn e4lb(&mut self, proto: u8, vip: &str, to: &[&str], options: u64) {
         let bits = self.nat_entry(sys::E4LB, nat::dir::INGRESS, proto, vip, to, options);
-        let at = u32::from(sys::E4LB);
-        let mut own = self.maps.xcfg.get(&at, 0).unwrap();
-        own.nat_kinds |= bits;
-        let mesh = self.maps.settings().unwrap();
-        (own.ipv4, own.ipv6) = (mesh.ipv4, mesh.ipv6);
-        self.maps.xcfg.set(at, own, 0).unwrap();
-        self.set(|settings| settings.features |= feature::E4LB);
+        self.set(|settings| {
+            settings.balance_kinds |= bits;
+            settings.features |= feature::E4LB;
+        });
     }
 
     fn nat_entry(
@@ -245,13 +274,13 @@ impl Node {
 
     /// Excludes a port.
     pub fn skip_port(&mut self, port: u16, bits: u8) {
-        self.maps.skip_port.set(port.into(), bits, 0).unwrap();
+        self.maps.skip_port.set(port.into(), skip(bits), 0).unwrap();
         self.set(|settings| settings.features |= feature::SKIP_PORT);
     }
 
     /// Excludes a network.
     pub fn skip_cidr(&mut self, cidr: &str, bits: u8) {
-        let value = Skip { bits: bits.into() };
+        let value = skip(bits);
         match parts(cidr) {
             (IpAddr::V4(v4), len) => {
                 self.maps

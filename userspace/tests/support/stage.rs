@@ -18,7 +18,8 @@ use aya::{
 };
 use fsm_common::{
     flags,
-    maps::{FragmentKey, FragmentPorts, IFACE_SLOTS, IfaceEntry, Xcfg, name, role, sys},
+    maps::{FragmentKey, FragmentPorts, IFACE_SLOTS, IfaceEntry, Xcfg, name, role},
+    policy::CidrRules,
     track::State,
 };
 use fsm_fastpath::{
@@ -168,6 +169,11 @@ impl Node {
         clear(&mut self.maps.acl6);
         clear(&mut self.maps.xnat);
         clear(&mut self.maps.guard);
+        let sets = self
+            .maps
+            .bulk::<u32, CidrRules>(name::FSM_CIDR_SET)
+            .unwrap();
+        sets.remove(&(0..1024).collect::<Vec<u32>>()).unwrap();
         let fragments = MapData::from_pin(self.pins.join(name::FSM_FRAG)).unwrap();
         let fragments = aya::maps::HashMap::try_from(Map::LruHashMap(fragments));
         clear::<_, FragmentKey, FragmentPorts>(&mut fragments.unwrap());
@@ -198,12 +204,7 @@ impl Node {
             idle_check_ns: 10_000_000_000,
             ..Xcfg::ZERO
         };
-        self.maps
-            .xcfg
-            .set(u32::from(sys::MESH), settings, 0)
-            .unwrap();
-        let e4lb = u32::from(sys::E4LB);
-        self.maps.xcfg.set(e4lb, Xcfg::ZERO, 0).unwrap();
+        self.maps.set_settings(settings).unwrap();
         self.device(LO, role::ENDPOINT, 0);
     }
 }
