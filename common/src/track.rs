@@ -99,7 +99,8 @@ impl<A> Flow<A> {
             return false;
         }
         let end = segment.end();
-        if end.wrapping_sub(self.seq_end) as i32 > 0 {
+        // Nothing follows a FIN (RFC 9293 §3.6).
+        if end.wrapping_sub(self.seq_end) as i32 > 0 && !self.noted(FIN) {
             self.seq_end = end;
         }
         if segment.window > self.window {
@@ -156,7 +157,11 @@ impl<A> Flow<A> {
             if !self.segment(segment) {
                 return false;
             }
-            self.tcp |= FIN;
+            if !self.noted(FIN) {
+                // The true end, whatever somebody has made of it before by a segment that nobody took.
+                self.seq_end = segment.end();
+                self.tcp |= FIN;
+            }
             return true;
         }
         self.segment(segment)
@@ -167,18 +172,34 @@ impl<A> Flow<A> {
     fn may_begin(&self, other: &Self, segment: &Segment) -> bool {
         if other.noted(SYN) {
             acknowledges(other, segment)
+        } else if self.noted(SYN) && !other.noted(ACK) {
+            // There is nothing to acknowledge: else a flood of a SYN and an ACK each got flows settled.
+            false
         } else {
             // Seen late: what is under way may be as large as the window.
             !other.noted(ACK) || near(segment.ack, other.seq_end, LATE_REACH)
         }
     }
 
-    /// Opens, or answers an opener; a copy of an earlier SYN changes nothing.
+    /// Opens, or answers an opener; a copy of an earlier SYN changes nothing. An answer with another number
+    /// counts for as long as the opener has acknowledged none (SYN cookies, a server that forgot).
     #[inline(always)]
     fn syn(&mut self, other: &Self, segment: &Segment) -> bool {
         let is_answer = segment.has(ACK);
-        if self.noted(ACK) && self.noted(SYN) {
-            return segment.end() == self.seq_end || reached(self.seq_end, segment.end());
+        let is_copy = self.noted(SYN)
+            && (self.noted(ACK) || !is_answer)
+            && self.seq_end.wrapping_sub(segment.end()) <= MIN_REACH;
+        if is_copy {
+            return true;
+        }
+        let is_awaited = is_answer && other.noted(SYN) && !other.noted(ACK);
+        let is_open = self.noted(ACK) && (self.noted(SYN) || other.noted(ACK));
+        if is_open && !is_awaited {
+            return self.noted(SYN) && reached(self.seq_end, segment.end());
+        }
+        // One that was answered, or that comes against a connection which is under way.
+        if !is_answer && other.noted(ACK) {
+            return false;
         }
         if is_answer && other.noted(SYN) && !acknowledges(other, segment) {
             return false;
@@ -348,11 +369,11 @@ const fn tcp(orig: Side, reply: Side) -> State {
             State::SynSent
         };
     }
-    // Long timeouts are for connections that have two sides: else one forged segment held an entry for days.
-    if reply.seen {
-        State::Established
-    } else {
-        State::Unacknowledged
+    match reply.tcp & (SYN | ACK) {
+        SYN => State::SynRecv,
+        // Long timeouts are for connections that have two sides: else forged segments held an entry for days.
+        0 => State::Unacknowledged,
+        _ => State::Established,
     }
 }
 

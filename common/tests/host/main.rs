@@ -4,11 +4,14 @@
 #[path = "../support/frame.rs"]
 #[expect(dead_code, reason = "prog_run uses the rest")]
 mod frame;
+#[path = "../fuzz/mod.rs"]
+mod fuzz;
 #[path = "../support/golden.rs"]
 mod golden;
 
 mod any;
 mod checksum;
+mod corpus;
 mod flow;
 mod lists;
 mod maglev;
@@ -19,3 +22,4 @@ mod parse_bad;
 mod policy;
 mod quoted;
 mod rewrite;
+mod track;
