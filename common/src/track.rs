@@ -53,6 +53,8 @@ impl Segment {
 const MIN_REACH: u32 = 1 << 16;
 /// Bytes by which the two sides of a connection may be apart when it is first seen late.
 const LATE_REACH: u32 = 1 << 26;
+/// Bytes of the largest window (RFC 7323 §2.3).
+const MAX_WINDOW: u32 = 1 << 30;
 /// The largest scale (RFC 7323 §2.3), for connections whose SYN was not seen.
 pub const MAX_SCALE: u8 = 14;
 
@@ -86,21 +88,26 @@ impl<A> Flow<A> {
     }
 
     /// Notes a segment without SYN, FIN and RST. One whose acknowledgement lies further from the last one
-    /// than the window that was offered is not this connection's, and changes nothing. False for such.
+    /// than the window that was offered, or whose bytes lie further from the last ones than any window, is not
+    /// this connection's, and changes nothing. False for such.
     #[inline(always)]
     pub fn segment(&mut self, segment: &Segment) -> bool {
         if !self.noted(ACK) {
             return self.first_ack(segment);
         }
         let reach = self.reach();
+        let end = segment.end();
+        let ahead = end.wrapping_sub(self.seq_end);
+        if ahead.wrapping_add(MAX_WINDOW) > 2 * MAX_WINDOW {
+            return false;
+        }
         if segment.ack.wrapping_sub(self.acked) <= reach {
             self.acked = segment.ack;
         } else if self.acked.wrapping_sub(segment.ack) > reach {
             return false;
         }
-        let end = segment.end();
         // Nothing follows a FIN (RFC 9293 §3.6).
-        if end.wrapping_sub(self.seq_end) as i32 > 0 && !self.noted(FIN) {
+        if ahead as i32 > 0 && !self.noted(FIN) {
             self.seq_end = end;
         }
         if segment.window > self.window {
@@ -150,8 +157,12 @@ impl<A> Flow<A> {
             return false;
         }
         if segment.has(FIN) {
-            let reach = other.reach();
-            if other.noted(ACK) && !near(segment.seq, other.acked, reach) {
+            let is_near = if other.noted(ACK) {
+                near(segment.seq, other.acked, other.reach())
+            } else {
+                self.follows(segment)
+            };
+            if !is_near {
                 return false;
             }
             if !self.segment(segment) {
@@ -167,11 +178,17 @@ impl<A> Flow<A> {
         self.segment(segment)
     }
 
+    /// Whether a segment stands where the direction's SYN leads to; true where none was seen.
+    #[inline(always)]
+    fn follows(&self, segment: &Segment) -> bool {
+        !self.noted(SYN) || near(segment.seq, self.seq_end, LATE_REACH)
+    }
+
     /// Whether a direction's first acknowledgement fits what the other has sent.
     #[inline(always)]
     fn may_begin(&self, other: &Self, segment: &Segment) -> bool {
         if other.noted(SYN) {
-            acknowledges(other, segment)
+            acknowledges(other, segment) && self.follows(segment)
         } else if self.noted(SYN) && !other.noted(ACK) {
             // There is nothing to acknowledge: else a flood of a SYN and an ACK each got flows settled.
             false
@@ -201,8 +218,16 @@ impl<A> Flow<A> {
         if !is_answer && other.noted(ACK) {
             return false;
         }
-        if is_answer && other.noted(SYN) && !acknowledges(other, segment) {
-            return false;
+        if is_answer {
+            let fits = if other.noted(SYN) {
+                acknowledges(other, segment)
+            } else {
+                // Nobody has asked this side, which has itself.
+                !self.noted(SYN) && !other.noted(ACK)
+            };
+            if !fits {
+                return false;
+            }
         }
         self.opened(segment);
         true

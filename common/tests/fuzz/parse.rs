@@ -7,6 +7,7 @@ use fsm_common::{
     parse::{Fragment, Packet, Parsed, has_ports, parse, window_scale},
     view::PacketView,
     wire::{
+        l2::EtherType,
         l3::{MAX_EXT_BYTES, MAX_EXT_HEADERS},
         l4::tcp_flags_valid,
     },
@@ -68,6 +69,10 @@ fn within<A: Address>(parsed: &Parsed<A>, frame: &[u8]) {
 }
 
 fn by_etherparse(data: &[u8], found: &Result<Packet, fsm_common::Reason>) {
+    // MACsec, and the tag of before 802.1ad: other protocols here.
+    if let Ok(Packet::Other(EtherType(0x88e5 | 0x9100))) = found {
+        return;
+    }
     let Ok(sliced) = SlicedPacket::from_ethernet(data) else {
         return;
     };
@@ -150,7 +155,7 @@ fn ours<A: Address>(parsed: &Parsed<A>) -> Facts {
     )
 }
 
-/// More extension headers than are followed here.
+/// More extension headers than are followed here, or a part of a datagram.
 fn beyond_ours(frame: &[u8], header: &[u8]) -> bool {
     let start = header.as_ptr() as usize - frame.as_ptr() as usize + 40;
     let (mut next, mut at) = (header[6], start);
@@ -158,9 +163,13 @@ fn beyond_ours(frame: &[u8], header: &[u8]) -> bool {
         if ![0, 43, 44, 51, 60, 135, 139, 140].contains(&next) {
             return false;
         }
-        let Some(&[following, len]) = frame.get(at..at + 2) else {
+        let Some(&[following, len, offset, more]) = frame.get(at..at + 4) else {
             return true;
         };
+        // etherparse 0.19 masks the wrong three bits (`Ipv6FragmentHeaderSlice::is_fragmenting_payload`).
+        if next == 44 && (offset, more & 0xf9) != (0, 0) {
+            return true;
+        }
         at += match next {
             44 => 8,
             51 => (usize::from(len) + 2) * 4,

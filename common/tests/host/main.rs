@@ -23,3 +23,4 @@ mod policy;
 mod quoted;
 mod rewrite;
 mod track;
+mod track_faults;
