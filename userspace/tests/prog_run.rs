@@ -34,3 +34,7 @@ mod nat_edges;
 mod policy;
 #[path = "prog_run/redirect.rs"]
 mod redirect;
+#[path = "prog_run/tcp.rs"]
+mod tcp;
+#[path = "prog_run/udp_icmp.rs"]
+mod udp_icmp;

@@ -3,7 +3,10 @@
 
 use fsm_common::{
     track::{Segment, State, reached},
-    wire::l4::tcp_flag::{ACK, FIN, RST, SYN},
+    wire::l4::{
+        tcp_flag::{ACK, FIN, RST, SYN},
+        tcp_flags_valid,
+    },
 };
 
 use super::{pair::Pair, take};
@@ -24,6 +27,10 @@ pub fn check(mut data: &[u8]) {
         let bytes = take::<12>(&mut data);
         let from = usize::from(bytes[0] & 1);
         let segment = segment(&bytes, &next, from, &pair);
+        // Refused by the parser.
+        if !tcp_flags_valid(segment.flags) {
+            continue;
+        }
         step(&mut pair, from, &segment);
         // What an honest end would send next, as often as not.
         if bytes[0] & 2 == 0 {

@@ -8,6 +8,7 @@ pub mod node;
 pub mod rules;
 pub mod seen;
 pub mod stage;
+pub mod table;
 pub mod wiring;
 
 pub use node::{Hook, LO, Node};

@@ -24,6 +24,8 @@ pub struct Entry {
     pub pair: String,
     pub nf: u8,
     pub tcp: u8,
+    /// What the state is derived from.
+    pub side: fsm_common::track::Side,
     pub ifindex: u32,
     pub generation: u32,
     /// Device and MAC, where `nf` says so.
