@@ -186,8 +186,14 @@ fn forward<F: Apply>(
     flow: &Flow<F::Addr>,
 ) -> Outcome {
     if flow.nf & nf::XNAT != 0 {
+        let is_back = at.place == Place::EndpointOut && flow.nf & nf::REPLY == 0;
+        // The host's own packet, in the name of one whom the flow takes to the gateway: there is no device to
+        // send it back by.
+        if is_back && skb.arrived_on() == 0 {
+            return Ok((Verdict::Pass, NEXT));
+        }
         translate::translate::<F>(skb, cfg, packet, flow)?;
-        if at.place == Place::EndpointOut && flow.nf & nf::REPLY == 0 {
+        if is_back {
             return redirect::back_to_gateway(skb);
         }
         return Ok((Verdict::Nat, NEXT));

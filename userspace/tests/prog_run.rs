@@ -18,6 +18,8 @@ mod flags;
 mod fragments;
 #[path = "prog_run/fuzz.rs"]
 mod fuzz;
+#[path = "prog_run/fuzz_flows.rs"]
+mod fuzz_flows;
 #[path = "prog_run/icmp.rs"]
 mod icmp;
 #[path = "prog_run/inbound.rs"]

@@ -4,6 +4,7 @@
 pub mod frame;
 #[path = "../../../common/tests/support/golden.rs"]
 pub mod golden;
+pub mod model;
 pub mod node;
 pub mod rules;
 pub mod seen;
