@@ -68,8 +68,8 @@ fn of_flow<F: Tables, H: Host>(
     }
     scratch.reply_key = scratch.flow.pair_key(key);
     match F::half(&scratch.reply_key) {
-        // SAFETY: as above; used for its numbers only.
         Some(other) => {
+            // SAFETY: as above; used for its numbers only.
             scratch.reply = unsafe { *other };
             // Begun by an answer whose entry was evicted: it belongs to this flow.
             if !is_reply && scratch.flow.nf & !scratch.reply.nf & nf::XNAT != 0 {

@@ -8,9 +8,13 @@ pub mod parse;
 pub mod rewrite;
 pub mod track;
 
+/// Panics where an input does not hold.
+#[allow(dead_code, reason = "each fuzz target uses one")]
+pub type Check = fn(&[u8]);
+
 /// A check by its target's name.
 #[allow(dead_code, reason = "each fuzz target uses one")]
-pub const CHECKS: [(&str, fn(&[u8])); 4] = [
+pub const CHECKS: [(&str, Check); 4] = [
     ("parse", parse::check),
     ("rewrite", rewrite::check),
     ("track", track::check),

@@ -18,7 +18,7 @@ const MIN_REACH: u32 = 1 << 16;
 /// offsets, payload.
 pub fn check(mut data: &[u8]) {
     let mut pair = Pair::new();
-    let [isn @ ..] = take::<8>(&mut data);
+    let isn = take::<8>(&mut data);
     let mut next = [
         u32::from_be_bytes([isn[0], isn[1], isn[2], isn[3]]),
         u32::from_be_bytes([isn[4], isn[5], isn[6], isn[7]]),

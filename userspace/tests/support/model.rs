@@ -28,6 +28,8 @@ pub enum Fate {
 pub trait Look: Address {
     /// The entry under `key`, in either table.
     fn entry(node: &Node, key: &FlowKey<Self>) -> Option<Flow<Self>>;
+    /// Whether that is the main table's.
+    fn is_settled(node: &Node, key: &FlowKey<Self>) -> bool;
     /// The tuple that an ICMP error quotes.
     fn quoted(frame: &[u8], at: usize) -> Option<Quoted<Self>>;
 }
@@ -39,6 +41,10 @@ impl Look for [u8; 4] {
             .get(key, 0)
             .or_else(|_| maps.half4.get(key, 0))
             .ok()
+    }
+
+    fn is_settled(node: &Node, key: &FlowKey<Self>) -> bool {
+        node.maps.flow4.get(key, 0).is_ok()
     }
 
     fn quoted(frame: &[u8], at: usize) -> Option<Quoted<Self>> {
@@ -53,6 +59,10 @@ impl Look for [u8; 16] {
             .get(key, 0)
             .or_else(|_| maps.half6.get(key, 0))
             .ok()
+    }
+
+    fn is_settled(node: &Node, key: &FlowKey<Self>) -> bool {
+        node.maps.flow6.get(key, 0).is_ok()
     }
 
     fn quoted(frame: &[u8], at: usize) -> Option<Quoted<Self>> {
@@ -82,6 +92,8 @@ pub enum Known {
 #[derive(Debug)]
 pub struct Tracked<A> {
     packet: Parsed<A>,
+    /// There is an entry; `before` is it, unless it will be judged again.
+    is_there: bool,
     before: Option<Flow<A>>,
     hook: Hook,
 }
@@ -158,12 +170,20 @@ impl Model {
             };
             (packet.key.sport, packet.key.dport) = (ports.sport, ports.dport);
         }
-        let before = A::entry(node, &packet.key);
+        // Judged for a hook that did not know where it leads: the app's device judges again.
+        let is_again = |flow: &Flow<A>| {
+            (hook == Hook::TcOut && flow.nf & nf::PROVISIONAL != 0)
+                || has_lost_its_answer(node, &packet.key, flow)
+        };
+        let entry = A::entry(node, &packet.key);
+        let is_there = entry.is_some();
+        let before = entry.filter(|flow| !is_again(flow));
         if before.is_none() && is_denied(&packet.key) {
             return Ok(Fate::Dropped(Reason::AclDeny));
         }
         Err(Tracked {
             packet,
+            is_there,
             before,
             hook,
         })
@@ -190,10 +210,13 @@ impl<A: Look> Tracked<A> {
         let is_local = key.saddr.is_local_scope() || key.daddr.is_local_scope();
         let has_none = !packet.is_flow() || is_local || (self.before.is_none() && is_reset);
         let is_new = packet.is_tcp() && packet.tcp_flags & 0x12 == 2;
+        if self.before.is_none() && has_none {
+            assert!(self.is_there || entry.is_none(), "a flow of {packet:?}");
+            return Fate::Goes(frame.to_vec());
+        }
         match (&self.before, &entry) {
-            (None, Some(_)) if has_none => panic!("a flow of {packet:?}"),
             // Judged: what the app sends is taken to the gateway, the host's own passes.
-            (None, entry) if !has_none && self.hook == Hook::TcIn => {
+            (None, entry) if self.hook == Hook::TcIn => {
                 let entry = entry.unwrap_or_else(|| panic!("no flow of {packet:?}"));
                 assert_eq!(entry.nf & nf::XNAT != 0, has_ports(key.proto), "{packet:?}");
             }
@@ -219,6 +242,19 @@ impl<A: Look> Tracked<A> {
         plan.apply(&mut bytes, packet)
             .expect("a plan for this frame");
         Fate::Goes(bytes)
+    }
+}
+
+/// Whether a half-open flow's answering entry was evicted, or is one that a stray answer has begun: then the
+/// flow is made anew.
+fn has_lost_its_answer<A: Look>(node: &Node, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
+    if flow.nf & nf::REPLY != 0 || A::is_settled(node, key) {
+        return false;
+    }
+    let pair = flow.pair_key(key);
+    match A::entry(node, &pair).filter(|_| !A::is_settled(node, &pair)) {
+        Some(answer) => flow.nf & !answer.nf & nf::XNAT != 0,
+        None => true,
     }
 }
 
