@@ -53,6 +53,8 @@ impl Segment {
 const MIN_REACH: u32 = 1 << 16;
 /// Bytes by which the two sides of a connection may be apart when it is first seen late.
 const LATE_REACH: u32 = 1 << 26;
+/// Bytes of the largest window (RFC 7323 §2.3).
+const MAX_WINDOW: u32 = 1 << 30;
 /// The largest scale (RFC 7323 §2.3), for connections whose SYN was not seen.
 pub const MAX_SCALE: u8 = 14;
 
@@ -86,20 +88,26 @@ impl<A> Flow<A> {
     }
 
     /// Notes a segment without SYN, FIN and RST. One whose acknowledgement lies further from the last one
-    /// than the window that was offered is not this connection's, and changes nothing. False for such.
+    /// than the window that was offered, or whose bytes lie further from the last ones than any window, is not
+    /// this connection's, and changes nothing. False for such.
     #[inline(always)]
     pub fn segment(&mut self, segment: &Segment) -> bool {
         if !self.noted(ACK) {
             return self.first_ack(segment);
         }
         let reach = self.reach();
+        let end = segment.end();
+        let ahead = end.wrapping_sub(self.seq_end);
+        if ahead.wrapping_add(MAX_WINDOW) > 2 * MAX_WINDOW {
+            return false;
+        }
         if segment.ack.wrapping_sub(self.acked) <= reach {
             self.acked = segment.ack;
         } else if self.acked.wrapping_sub(segment.ack) > reach {
             return false;
         }
-        let end = segment.end();
-        if end.wrapping_sub(self.seq_end) as i32 > 0 {
+        // Nothing follows a FIN (RFC 9293 §3.6).
+        if ahead as i32 > 0 && !self.noted(FIN) {
             self.seq_end = end;
         }
         if segment.window > self.window {
@@ -149,39 +157,77 @@ impl<A> Flow<A> {
             return false;
         }
         if segment.has(FIN) {
-            let reach = other.reach();
-            if other.noted(ACK) && !near(segment.seq, other.acked, reach) {
+            let is_near = if other.noted(ACK) {
+                near(segment.seq, other.acked, other.reach())
+            } else {
+                self.follows(segment)
+            };
+            if !is_near {
                 return false;
             }
             if !self.segment(segment) {
                 return false;
             }
-            self.tcp |= FIN;
+            if !self.noted(FIN) {
+                // The true end, whatever somebody has made of it before by a segment that nobody took.
+                self.seq_end = segment.end();
+                self.tcp |= FIN;
+            }
             return true;
         }
         self.segment(segment)
+    }
+
+    /// Whether a segment stands where the direction's SYN leads to; true where none was seen.
+    #[inline(always)]
+    fn follows(&self, segment: &Segment) -> bool {
+        !self.noted(SYN) || near(segment.seq, self.seq_end, LATE_REACH)
     }
 
     /// Whether a direction's first acknowledgement fits what the other has sent.
     #[inline(always)]
     fn may_begin(&self, other: &Self, segment: &Segment) -> bool {
         if other.noted(SYN) {
-            acknowledges(other, segment)
+            acknowledges(other, segment) && self.follows(segment)
+        } else if self.noted(SYN) && !other.noted(ACK) {
+            // There is nothing to acknowledge: else a flood of a SYN and an ACK each got flows settled.
+            false
         } else {
             // Seen late: what is under way may be as large as the window.
             !other.noted(ACK) || near(segment.ack, other.seq_end, LATE_REACH)
         }
     }
 
-    /// Opens, or answers an opener; a copy of an earlier SYN changes nothing.
+    /// Opens, or answers an opener; a copy of an earlier SYN changes nothing. An answer with another number
+    /// counts for as long as the opener has acknowledged none (SYN cookies, a server that forgot).
     #[inline(always)]
     fn syn(&mut self, other: &Self, segment: &Segment) -> bool {
         let is_answer = segment.has(ACK);
-        if self.noted(ACK) && self.noted(SYN) {
-            return segment.end() == self.seq_end || reached(self.seq_end, segment.end());
+        let is_copy = self.noted(SYN)
+            && (self.noted(ACK) || !is_answer)
+            && self.seq_end.wrapping_sub(segment.end()) <= MIN_REACH;
+        if is_copy {
+            return true;
         }
-        if is_answer && other.noted(SYN) && !acknowledges(other, segment) {
+        let is_awaited = is_answer && other.noted(SYN) && !other.noted(ACK);
+        let is_open = self.noted(ACK) && (self.noted(SYN) || other.noted(ACK));
+        if is_open && !is_awaited {
+            return self.noted(SYN) && reached(self.seq_end, segment.end());
+        }
+        // One that was answered, or that comes against a connection which is under way.
+        if !is_answer && other.noted(ACK) {
             return false;
+        }
+        if is_answer {
+            let fits = if other.noted(SYN) {
+                acknowledges(other, segment)
+            } else {
+                // Nobody has asked this side, which has itself.
+                !self.noted(SYN) && !other.noted(ACK)
+            };
+            if !fits {
+                return false;
+            }
         }
         self.opened(segment);
         true
@@ -348,11 +394,11 @@ const fn tcp(orig: Side, reply: Side) -> State {
             State::SynSent
         };
     }
-    // Long timeouts are for connections that have two sides: else one forged segment held an entry for days.
-    if reply.seen {
-        State::Established
-    } else {
-        State::Unacknowledged
+    match reply.tcp & (SYN | ACK) {
+        SYN => State::SynRecv,
+        // Long timeouts are for connections that have two sides: else forged segments held an entry for days.
+        0 => State::Unacknowledged,
+        _ => State::Established,
     }
 }
 

@@ -211,11 +211,17 @@ fn forward<F: Apply, const SLOW: bool>(
         if is_balanced && balance::waits(at, packet, flow)? {
             return Ok((Verdict::Pass, NEXT));
         }
+        let is_back = !is_balanced && at.place == Place::EndpointOut && flow.nf & nf::REPLY == 0;
+        // The host's own packet, in the name of one whom the flow takes to the gateway: there is no device to
+        // send it back by.
+        if is_back && skb.arrived_on() == 0 {
+            return Ok((Verdict::Pass, NEXT));
+        }
         translate::translate::<F>(skb, cfg, packet, flow)?;
         if is_balanced {
             return balance::send::<F, SLOW>(skb, at, packet, flow);
         }
-        if at.place == Place::EndpointOut && flow.nf & nf::REPLY == 0 {
+        if is_back {
             return redirect::back_to_gateway(skb);
         }
         return Ok((Verdict::Nat, NEXT));

@@ -20,6 +20,8 @@ mod flags;
 mod fragments;
 #[path = "prog_run/fuzz.rs"]
 mod fuzz;
+#[path = "prog_run/fuzz_flows.rs"]
+mod fuzz_flows;
 #[path = "prog_run/guard.rs"]
 mod guard;
 #[path = "prog_run/icmp.rs"]
@@ -40,3 +42,7 @@ mod policy;
 mod redirect;
 #[path = "prog_run/reload.rs"]
 mod reload;
+#[path = "prog_run/tcp.rs"]
+mod tcp;
+#[path = "prog_run/udp_icmp.rs"]
+mod udp_icmp;

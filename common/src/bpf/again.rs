@@ -61,12 +61,13 @@ fn of_flow<F: Tables, H: Host>(
             forget::<F>(cfg, key, flow.nf, scratch);
             return Ok(Next::New);
         }
-        if packet.is_tcp_event() && (flow.ifindex == iface.ifindex || flow.ifindex == 0) {
+        if packet.is_tcp() && (flow.ifindex == iface.ifindex || flow.ifindex == 0) {
             let segment = Segment {
                 scale: scratch.size[2] as u8,
                 ..packet.segment()
             };
-            if !flow.event(other, &segment) {
+            // Others too, which come here after a change of policy or a pause.
+            if !flow.event(other, &segment) && packet.is_tcp_event() {
                 count::reason(Reason::TcpOutOfWindow);
             }
         }

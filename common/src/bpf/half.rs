@@ -68,8 +68,14 @@ fn of_flow<F: Tables, H: Host>(
     }
     scratch.reply_key = scratch.flow.pair_key(key);
     match F::half(&scratch.reply_key) {
-        // SAFETY: as above; used for its numbers only.
-        Some(other) => scratch.reply = unsafe { *other },
+        Some(other) => {
+            // SAFETY: as above; used for its numbers only.
+            scratch.reply = unsafe { *other };
+            // Begun by an answer whose entry was evicted: it belongs to this flow.
+            if !is_reply && scratch.flow.nf & !scratch.reply.nf & nf::XNAT != 0 {
+                return Ok(Next::New);
+            }
+        }
         // Made anew with its flow; the answer itself is enough to know the flow by.
         None if !is_reply => return Ok(Next::New),
         None => scratch

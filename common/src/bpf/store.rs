@@ -98,7 +98,11 @@ fn store_reply<F: Tables>(
             F::remove(&scratch.reply_key);
         }
         scratch.answer(key);
-        match F::half_insert(&scratch.reply_key, &scratch.reply, NOEXIST) {
+        let mut inserted = F::half_insert(&scratch.reply_key, &scratch.reply, NOEXIST);
+        if inserted == Err(EEXIST) && is_nat != 0 && is_stray::<F>(&scratch.reply_key) {
+            inserted = F::half_insert(&scratch.reply_key, &scratch.reply, 0);
+        }
+        match inserted {
             Ok(()) => {
                 if attempt > 0 {
                     count::reason(Reason::NatPortMoved);
@@ -117,6 +121,17 @@ fn store_reply<F: Tables>(
         }
     }
     Err(Reason::NatNoPort)
+}
+
+/// Whether the half-open flow under an answer's key was begun by that answer itself, after its entry was
+/// evicted: the way back of a translated flow, which nobody translates any more.
+#[inline(always)]
+fn is_stray<F: Tables>(key: &FlowKey<F::Addr>) -> bool {
+    match F::half(key) {
+        // SAFETY: map value, readable until the program ends.
+        Some(entry) => (unsafe { (*entry).nf }) & (nf::XNAT | nf::REPLY) == 0,
+        None => false,
+    }
 }
 
 /// Whether an answering entry belongs to the flow with this key.

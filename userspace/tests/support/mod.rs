@@ -4,10 +4,12 @@
 pub mod frame;
 #[path = "../../../common/tests/support/golden.rs"]
 pub mod golden;
+pub mod model;
 pub mod node;
 pub mod rules;
 pub mod seen;
 pub mod stage;
+pub mod table;
 pub mod wiring;
 
 pub use node::{Hook, LO, Node};

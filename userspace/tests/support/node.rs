@@ -239,7 +239,7 @@ impl Node {
         (0..IFACE_SLOTS).map(sum).collect()
     }
 
-    /// All flow entries of both families and both tables, by tuple as [`tuple`] writes it.
+    /// All flow entries of both families and both tables, by tuple as [`text`] writes it.
     pub fn flows(&self) -> BTreeMap<String, Entry> {
         let mut all = self.settled();
         all.extend(self.maps.half4.iter().map(|entry| view(entry.unwrap())));
@@ -272,6 +272,7 @@ fn view<A: Address>((key, flow): (FlowKey<A>, Flow<A>)) -> (String, Entry) {
         pair: text(&flow.pair_key(&key)),
         nf: flow.nf,
         tcp: flow.tcp,
+        side: flow.side(),
         ifindex: flow.ifindex,
         generation: flow.generation,
         redirect: flow.redirect(),
@@ -279,7 +280,8 @@ fn view<A: Address>((key, flow): (FlowKey<A>, Flow<A>)) -> (String, Entry) {
     (text(&key), entry)
 }
 
-fn text<A: Address>(key: &FlowKey<A>) -> String {
+/// A tuple as tests write it.
+pub fn text<A: Address>(key: &FlowKey<A>) -> String {
     let socket = |addr: A, port| {
         let wide = addr.widen();
         let addr = if size_of::<A>() == 4 {

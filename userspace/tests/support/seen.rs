@@ -25,6 +25,8 @@ pub struct Entry {
     pub pair: String,
     pub nf: u8,
     pub tcp: u8,
+    /// What the state is derived from.
+    pub side: fsm_common::track::Side,
     pub ifindex: u32,
     pub generation: u32,
     /// Device and MAC, where `nf` says so.
@@ -51,13 +53,19 @@ pub struct Seen {
     pub gone: usize,
 }
 
+/// What the kernel is told where a frame goes on.
+pub fn pass_action(hook: Hook) -> i32 {
+    if hook == Hook::Xdp { XDP_PASS } else { NEXT }
+}
+
+/// And where it is dropped.
+pub fn drop_action(hook: Hook) -> i32 {
+    if hook == Hook::Xdp { XDP_DROP } else { TC_SHOT }
+}
+
 impl Seen {
     fn pass_action(&self) -> i32 {
-        if self.hook == Hook::Xdp {
-            XDP_PASS
-        } else {
-            NEXT
-        }
+        pass_action(self.hook)
     }
 
     /// The frame went on as it came; no flow knows of it.
@@ -91,11 +99,7 @@ impl Seen {
     /// The frame was dropped for this reason alone.
     #[track_caller]
     pub fn dropped(&self, reason: Reason) {
-        let action = if self.hook == Hook::Xdp {
-            XDP_DROP
-        } else {
-            TC_SHOT
-        };
+        let action = drop_action(self.hook);
         self.is((action, Some(Verdict::Drop), &[reason], None, 0));
         assert_eq!(self.frame, self.before, "changed");
     }
