@@ -12,7 +12,7 @@ use crate::{
     nat::{NatKey, NatTables, NatValue},
     policy::{
         Acl4Key, Acl6Key, AclTables, AclValue, AclWord, Cidr4Key, Cidr6Key, CidrRules, CidrValue,
-        Tagged as _, acl, kind,
+        acl, kind, tag_of, tag_of6,
     },
     scratch::Scratch,
     stats::IfaceStats,
@@ -119,13 +119,7 @@ impl Tables for V4 {
             proto: 0,
             sys: sys::MESH,
         };
-        let packed = Packed([key.word()]);
-        said(
-            || FSM_XACL.get_ptr(packed.as_key::<Acl4Key>()),
-            key.tag(),
-            policy,
-            class,
-        )
+        said4(key.word(), policy, class) as u8
     }
 
     #[inline(always)]
@@ -178,13 +172,8 @@ impl Tables for V6 {
             sys: sys::MESH,
             pad: [0; 4],
         };
-        let packed = Packed(key.words());
-        said(
-            || FSM_XACL6.get_ptr(packed.as_key::<Acl6Key>()),
-            key.tag(),
-            policy,
-            class,
-        )
+        let [a, b, c] = key.words();
+        said6(a, b, c, policy, class) as u8
     }
 
     #[inline(always)]
@@ -247,6 +236,35 @@ fn halves(a: [u8; 16]) -> [u64; 2] {
         u64::from_ne_bytes([a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]]),
         u64::from_ne_bytes([a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15]]),
     ]
+}
+
+/// [`said`] of `fsm_xacl`. A subprogram, given values: inlined, its look-ups slow the way of an established packet,
+/// which does not come here.
+#[inline(never)]
+fn said4(word: u64, policy: u32, class: u32) -> u32 {
+    let key = Packed([word]);
+    let tag = tag_of(word);
+    said(
+        || FSM_XACL.get_ptr(key.as_key::<Acl4Key>()),
+        tag,
+        policy,
+        class,
+    )
+    .into()
+}
+
+/// [`said`] of `fsm_xacl6`.
+#[inline(never)]
+fn said6(a: u64, b: u64, c: u64, policy: u32, class: u32) -> u32 {
+    let key = Packed([a, b, c]);
+    let tag = tag_of6([a, b, c]);
+    said(
+        || FSM_XACL6.get_ptr(key.as_key::<Acl6Key>()),
+        tag,
+        policy,
+        class,
+    )
+    .into()
 }
 
 /// What the ACL entry that `look` finds says. Without preallocation a replaced entry stays readable, but the
