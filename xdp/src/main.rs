@@ -107,7 +107,7 @@ fn packet<F: Tables>(frame: &Frame, at: At, cfg: &Xcfg, packet: &Parsed<F::Addr>
     // Fragments follow their flow in TC, which keeps track of them.
     let is_whole = packet.fragment as u8 == Fragment::Whole as u8;
     let Some(flow) = F::flow(&packet.key) else {
-        return match ask_acl::<F>(cfg, at.place, &packet.key) {
+        return match ask_acl::<F, true>(cfg, at.place, &packet.key) {
             acl::DENY => Err(Reason::AclDeny.into()),
             acl::TRUSTED if is_whole => slow::call::<F>(frame, cfg, packet),
             _ => PASS,
