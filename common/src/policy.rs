@@ -176,6 +176,12 @@ pub const fn tag_of(word: u64) -> u16 {
     ((word ^ word >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as u16
 }
 
+/// [`tag_of`] for three words.
+#[inline(always)]
+pub const fn tag_of6([a, b, c]: [u64; 3]) -> u16 {
+    tag_of(a.rotate_left(23) ^ b.rotate_left(7) ^ c)
+}
+
 impl Acl4Key {
     /// The key in a word, as it lies in memory.
     #[inline(always)]
@@ -208,8 +214,7 @@ impl Acl6Key {
 impl Tagged for Acl6Key {
     #[inline(always)]
     fn tag(&self) -> u16 {
-        let [a, b, c] = self.words();
-        tag_of(a.rotate_left(23) ^ b.rotate_left(7) ^ c)
+        tag_of6(self.words())
     }
 }
 

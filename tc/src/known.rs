@@ -119,7 +119,7 @@ fn run<F: Apply>(skb: &Skb, at: At) -> Outcome {
         Ok(Next::New) => {}
         Err(reason) => return Err(reason),
     }
-    match ask_acl::<F>(cfg, at.place, &packet.key) {
+    match ask_acl::<F, false>(cfg, at.place, &packet.key) {
         acl::DENY => Err(Reason::AclDeny.into()),
         verdict => call_judge::<F>(skb, at, cfg, packet, verdict),
     }

@@ -137,7 +137,7 @@ fn packet<F: reset::Head>(skb: &Skb, at: At, cfg: &Xcfg, mut packet: Parsed<F::A
         return Ok((Verdict::Pass, NEXT));
     }
     if packet.is_icmp_error() {
-        if ask_acl::<F>(cfg, at.place, &packet.key) == acl::DENY {
+        if ask_acl::<F, false>(cfg, at.place, &packet.key) == acl::DENY {
             return Err(Reason::AclDeny.into());
         }
         return icmp::call::<F>(skb, at, cfg, &packet);
@@ -173,7 +173,7 @@ fn packet<F: reset::Head>(skb: &Skb, at: At, cfg: &Xcfg, mut packet: Parsed<F::A
         }
         return known::call::<F>(skb, at, cfg, &packet, HALF);
     }
-    match ask_acl::<F>(cfg, at.place, &packet.key) {
+    match ask_acl::<F, false>(cfg, at.place, &packet.key) {
         acl::DENY => Err(Reason::AclDeny.into()),
         verdict => slow::call::<F>(skb, at, cfg, &packet, verdict),
     }

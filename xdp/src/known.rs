@@ -82,7 +82,7 @@ fn run<F: Tables>(frame: &Frame, at: At) -> Outcome {
         Next::Pass => return PASS,
         Next::New => {}
     }
-    match ask_acl::<F>(cfg, at.place, &packet.key) {
+    match ask_acl::<F, true>(cfg, at.place, &packet.key) {
         acl::DENY => Err(Reason::AclDeny.into()),
         acl::TRUSTED => call_judge::<F>(frame, cfg, packet),
         _ => PASS,

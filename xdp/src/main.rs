@@ -121,7 +121,7 @@ fn packet<F: Tables>(frame: &Frame, at: At, cfg: &Xcfg, packet: &Parsed<F::Addr>
                 PASS
             };
         }
-        return match ask_acl::<F>(cfg, at.place, &packet.key) {
+        return match ask_acl::<F, true>(cfg, at.place, &packet.key) {
             acl::DENY => Err(Reason::AclDeny.into()),
             acl::TRUSTED if is_whole => slow::call::<F>(frame, cfg, packet),
             _ if is_whole => guard::new_flow::<F>(frame, cfg, packet),

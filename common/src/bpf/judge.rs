@@ -137,9 +137,13 @@ pub fn early(flags: u64, proto: u8) -> Result<Option<Next>, Reason> {
     }
 }
 
-/// What the ACL says of the tuple's peer: one of [`acl`].
+/// What the ACL says of the tuple's peer: one of [`acl`]. `INLINE`: see [`Tables::acl`].
 #[inline(always)]
-pub fn ask_acl<F: Tables>(cfg: &Xcfg, place: Place, key: &FlowKey<F::Addr>) -> u8 {
+pub fn ask_acl<F: Tables, const INLINE: bool>(
+    cfg: &Xcfg,
+    place: Place,
+    key: &FlowKey<F::Addr>,
+) -> u8 {
     if F::flags(cfg) & flags::ACL_ON == 0 || cfg.acl_kinds == 0 {
         return acl::SILENT;
     }
@@ -150,7 +154,7 @@ pub fn ask_acl<F: Tables>(cfg: &Xcfg, place: Place, key: &FlowKey<F::Addr>) -> u
     };
     // What stands there for an echo is its identifier.
     let port = if has_ports(key.proto) { port } else { [0; 2] };
-    policy::decide(&(Acl(cfg), F::ITSELF), addr, port, key.proto)
+    policy::decide(&(Acl::<INLINE>(cfg), F::ITSELF), addr, port, key.proto)
 }
 
 /// In the place of an ACL verdict: the flow is known, and its entry alone does not do for the packet
@@ -182,9 +186,9 @@ pub(super) fn rejudge<F: Tables, H: Host>(
     let key = &packet.key;
     // On the way out the peer is seen after translation back.
     let verdict = if place.is_egress() {
-        ask_acl::<F>(cfg, place, &flow.translated(key))
+        ask_acl::<F, false>(cfg, place, &flow.translated(key))
     } else {
-        ask_acl::<F>(cfg, place, key)
+        ask_acl::<F, false>(cfg, place, key)
     };
     if verdict == acl::DENY {
         return Err(Reason::AclDeny);
