@@ -69,6 +69,8 @@ reasons! {
     Internal = 16, "internal", drop;
     /// first fragment too short to hold the ports
     FragmentTiny = 17, "fragment_tiny", drop;
+    /// an answer of a gateway listener whose flow is gone; the next packet of the app or client brings it back
+    AnswerOrphan = 30, "answer_orphan", drop;
     /// the flow table is full; passed because node.fail is open
     TableFullOpen = 32, "flow_table_full_open", note;
     /// no active endpoint; passed because node.fail is open

@@ -6,7 +6,12 @@ use aya_ebpf::{
     helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_xdp_get_buff_len},
     programs::XdpContext,
 };
-use fsm_common::{bpf::fib::Host, scratch::FibLookup, view::PacketView};
+use fsm_common::{
+    bpf::fib::Host,
+    flow::{Family, FlowKey},
+    scratch::FibLookup,
+    view::PacketView,
+};
 
 /// One frame. What lies beyond its first buffer is not read.
 pub struct Frame {
@@ -81,6 +86,11 @@ impl Host for Frame {
     #[inline(always)]
     fn arrived_on(&self) -> u32 {
         self.ifindex()
+    }
+
+    #[inline(always)]
+    fn has_connection<F: Family>(&self, _key: &FlowKey<F::Addr>) -> bool {
+        false
     }
 
     #[inline(always)]

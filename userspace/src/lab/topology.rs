@@ -27,7 +27,7 @@ const CABLES: [Cable; 5] = [
 ];
 
 /// Devices that play a wire. XDP behind them sees frames as a NIC would deliver them only if
-/// whoever sends computes checksums and cuts segments itself.
+/// whoever sends computes checksums, cuts segments and puts VLAN tags into the frame itself.
 const WIRE_SENDERS: [(Role, &str); 3] = [
     (Role::Client, "eth0"),
     (Role::Outside, "eth0"),
@@ -58,7 +58,7 @@ pub(super) fn build(plan: &Plan, is_bad: bool) -> Result<()> {
             plan,
             role,
             "ethtool",
-            &format!("-K {device} tx off tso off gso off"),
+            &format!("-K {device} tx off tso off gso off txvlan off tx-vlan-stag-hw-insert off"),
         )?;
     }
     if is_bad {

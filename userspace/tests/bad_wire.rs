@@ -1,0 +1,245 @@
+//! Real transfers over a wire that loses, repeats, reorders and delays: every byte arrives, the node ends no
+//! connection, and every flow is seen through to its end.
+//!
+//! Needs root and the programs that `docs/lab.md` names. `FSM_SOAK=1` (`scripts/soak`) runs the long one.
+
+mod traffic;
+
+use std::collections::{BTreeMap, HashSet};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use fsm_fastpath::lab::{Lab, Role, Wire};
+use traffic::http::{connect, serve};
+use traffic::{
+    alone, at, done, drops, flows, frame, is_soak, lab_over, notes, on, pattern, raw, spawn_on, wait_for,
+};
+
+/// Longer than any retransmission of these transfers.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A server that takes `n` bytes, checks them, and gives `m` bytes back; both numbers come first, as
+/// eight bytes each, big endian.
+fn exchange_server(lab: &Lab, role: Role, listen: SocketAddr) {
+    on(lab, role, move || {
+        serve(listen, |mut stream| {
+            let mut sizes = [0; 16];
+            if stream.read_exact(&mut sizes).is_err() {
+                return;
+            }
+            let (up, down) = sizes.split_at(8);
+            let size = |bytes: &[u8]| u64::from_be_bytes(bytes.try_into().unwrap()) as usize;
+            let (up, down) = (size(up), size(down));
+            let mut data = vec![0; up];
+            if stream.read_exact(&mut data).is_err() || data != pattern(up, 11) {
+                return;
+            }
+            let _ = stream.write_all(&pattern(down, 12));
+        });
+    });
+}
+
+/// One exchange with such a server; its error says what went wrong.
+fn exchange(to: SocketAddr, up: usize, down: usize) -> Result<u16, String> {
+    let mut stream = connect(to).map_err(|e| format!("connect: {e}"))?;
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    let port = stream.local_addr().unwrap().port();
+    let sizes = [(up as u64).to_be_bytes(), (down as u64).to_be_bytes()].concat();
+    let mut send = |data: &[u8]| stream.write_all(data).map_err(|e| format!("send: {e}"));
+    send(&sizes)?;
+    send(&pattern(up, 11))?;
+    let mut answer = Vec::new();
+    stream
+        .read_to_end(&mut answer)
+        .map_err(|e| format!("receive: {e}, after {} bytes", answer.len()))?;
+    match answer == pattern(down, 12) {
+        true => Ok(port),
+        false => Err(format!("{} of {down} bytes, or other ones", answer.len())),
+    }
+}
+
+/// Counts RSTs that reach a host before the FIN of their own direction, until told to stop: after its FIN a
+/// closed socket rightly answers a late copy with one.
+fn watch_resets(lab: &Lab, role: Role, stop: &Arc<AtomicBool>) -> std::thread::JoinHandle<u64> {
+    let stop = Arc::clone(stop);
+    spawn_on(lab, role, move || {
+        let socket = raw::open("eth0");
+        let (mut closed, mut resets) = (HashSet::new(), 0);
+        while !stop.load(Ordering::Relaxed) {
+            raw::listen(&socket, Duration::from_millis(100), |bytes| {
+                if let Some(seen) = raw::tcp4(bytes) {
+                    let tuple = (seen.ends, seen.ports);
+                    if seen.flags & frame::FIN != 0 {
+                        closed.insert(tuple);
+                    } else if seen.flags & frame::SYN != 0 {
+                        closed.remove(&tuple);
+                    } else if seen.flags & frame::RST != 0 && !closed.contains(&tuple) {
+                        resets += 1;
+                    }
+                }
+                false
+            })
+            .unwrap();
+        }
+        resets
+    })
+}
+
+/// Asks the DNS listener over UDP, again where nothing comes; how many questions it took.
+fn dns(server: SocketAddr, questions: u16) -> Result<u32, String> {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    socket.connect(server).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let mut asked = 0;
+    for id in 0..questions {
+        // RFC 1035 §4.1: header with one question, lab.test, A, IN.
+        let mut question = id.to_be_bytes().to_vec();
+        question.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+        question.extend(b"\x03lab\x04test\x00\x00\x01\x00\x01");
+        let mut answer = [0; 512];
+        let mut is_answered = || {
+            asked += 1;
+            socket.send(&question).unwrap();
+            while let Ok(length) = socket.recv(&mut answer) {
+                // An earlier answer may come twice.
+                if answer[..2] == question[..2] {
+                    return answer[..length].ends_with(&[20, 0, 0, 2]);
+                }
+            }
+            false
+        };
+        if !(0..10).any(|_| is_answered()) {
+            return Err(format!("question {id}"));
+        }
+    }
+    Ok(asked)
+}
+
+/// How much is sent in one round.
+struct Load {
+    /// Bytes of the long transfers, each way.
+    long: usize,
+    /// Connections at once.
+    parallel: usize,
+    /// Bytes of each of them, each way.
+    short: usize,
+}
+
+/// The four ways through the node: from apps and to apps, IPv4 and IPv6.
+const WAYS: [(Role, &str); 4] = [
+    (Role::App1, "20.0.0.2:8090"),
+    (Role::App1, "[fd20::2]:8090"),
+    (Role::Client, "10.1.0.2:8090"),
+    (Role::Client, "[fd10:1::2]:8090"),
+];
+
+/// Everything at once, each way; the ports of what was opened, by way.
+fn round(lab: &Lab, load: &Load) -> BTreeMap<usize, Vec<u16>> {
+    let mut running = Vec::new();
+    for (way, (role, to)) in WAYS.into_iter().enumerate() {
+        let mut start = |up, down| {
+            let thread = spawn_on(lab, role, move || exchange(at(to), up, down));
+            running.push((way, thread));
+        };
+        start(load.long, 0);
+        start(0, load.long);
+        for _ in 0..load.parallel / WAYS.len() {
+            start(load.short, load.short);
+        }
+    }
+    let names = spawn_on(lab, Role::Client, || dns(at("10.1.0.2:53"), 20));
+    let mut ports: BTreeMap<usize, Vec<u16>> = BTreeMap::new();
+    for (way, thread) in running {
+        let port = done(thread).unwrap_or_else(|e| panic!("{}: {e}", WAYS[way].1));
+        ports.entry(way).or_default().push(port);
+    }
+    // Nobody answers there: the question only has to get through the node and back as "refused".
+    assert!(done(names).is_err());
+    ports
+}
+
+fn assert_all_over(lab: &Lab, ports: &BTreeMap<usize, Vec<u16>>) {
+    for (way, ports) in ports {
+        let (role, to) = WAYS[*way];
+        let addr = at(to).ip().to_string();
+        let rows = flows(lab, &["--dst", &addr, "--port", "8090", "--proto", "tcp"]);
+        for port in ports {
+            let row = rows.iter().find(|row| row["sport"] == *port && row["verdict"] == "nat");
+            let row = row.unwrap_or_else(|| panic!("{role} to {to}: port {port} has no flow"));
+            let state = row["state"].as_str().unwrap();
+            assert!(["TIME_WAIT", "CLOSE"].contains(&state), "{to}: {row}");
+        }
+    }
+}
+
+/// What must hold over any wire, whatever it does; gives how often tracking has seen a strange segment.
+fn run(tag: &str, wire: Wire, load: &Load, limit: Duration) {
+    let _alone = alone();
+    let lab = lab_over(Some(wire), tag, "");
+    for (server, listen) in [
+        (Role::Outside, "20.0.0.2:8090"),
+        (Role::Outside, "[fd20::2]:8090"),
+        (Role::App1, "10.1.0.2:8090"),
+        (Role::App1, "[fd10:1::2]:8090"),
+    ] {
+        exchange_server(&lab, server, at(listen));
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let watchers = [Role::Client, Role::Outside, Role::App1].map(|role| watch_resets(&lab, role, &stop));
+    let begin = Instant::now();
+    let mut rounds = 0;
+    while rounds == 0 || begin.elapsed() < limit {
+        let ports = round(&lab, load);
+        wait_for("the last segments", Duration::from_secs(15), || {
+            let rows = flows(&lab, &["--port", "8090", "--proto", "tcp"]);
+            let over = |row: &serde_json::Value| row["state"] == "TIME_WAIT" || row["state"] == "CLOSE";
+            rows.iter().all(over)
+        });
+        assert_all_over(&lab, &ports);
+        rounds += 1;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let resets = watchers.map(done);
+    let stats = lab.wire_stats().unwrap();
+    let strange = notes(&lab, "tcp_out_of_window");
+    println!("{rounds} rounds in {:?}; {strange} out of window; resets {resets:?}; {stats:?}", begin.elapsed());
+    assert_eq!(resets, [0; 3], "the node or its stack has ended a connection");
+    for way in [stats.forth, stats.back] {
+        assert!(way.taken > 1000 && way.lost > 0 && way.duplicated > 0 && way.reordered > 0, "{stats:?}");
+        assert_eq!(way.overrun, 0, "the wire itself was too slow: {stats:?}");
+    }
+    for reason in ["internal", "nat_no_port", "flow_table_full", "bad_tcp", "bad_tcp_flags", "answer_orphan"] {
+        assert_eq!(drops(&lab, reason), 0, "{reason}");
+    }
+    assert_eq!(notes(&lab, "nat_port_moved"), 0);
+    assert!(strange <= 10 * rounds, "{strange} segments were taken for strangers'");
+}
+
+#[test]
+fn over_a_bad_wire_every_byte_arrives_and_every_flow_is_seen_to_its_end() {
+    let load = Load {
+        long: 5_000_000,
+        parallel: 50,
+        short: 20_000,
+    };
+    run("bad", Wire::BAD, &load, Duration::ZERO);
+}
+
+/// Ten minutes, each round over the same wire.
+#[test]
+fn over_a_bad_wire_it_holds_for_ten_minutes() {
+    if !is_soak() {
+        println!("skipped: FSM_SOAK=1 (scripts/soak) runs it");
+        return;
+    }
+    let load = Load {
+        long: 5_000_000,
+        parallel: 100,
+        short: 50_000,
+    };
+    run("soak", Wire { seed: 2, ..Wire::BAD }, &load, Duration::from_secs(600));
+}
