@@ -7,6 +7,8 @@ mod traffic;
 
 #[path = "faults/closing.rs"]
 mod closing;
+#[path = "faults/endpoints.rs"]
+mod endpoints;
 #[path = "faults/fails_closed.rs"]
 mod fails_closed;
 #[path = "faults/fragments.rs"]
@@ -15,6 +17,8 @@ mod fragments;
 mod headers;
 #[path = "faults/late.rs"]
 mod late;
+#[path = "faults/linear.rs"]
+mod linear;
 #[path = "faults/mtu.rs"]
 mod mtu;
 #[path = "faults/opening.rs"]
@@ -23,3 +27,5 @@ mod opening;
 mod ping;
 #[path = "faults/table.rs"]
 mod table;
+#[path = "faults/tracing.rs"]
+mod tracing;

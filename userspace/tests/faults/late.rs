@@ -2,38 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::sleep;
 use std::time::Duration;
 
-use fsm_fastpath::lab::{Lab, Role};
+use fsm_fastpath::lab::Role;
 
+use crate::endpoints::{name_servers, who_answers};
 use crate::traffic::http::{connect, serve};
 use crate::traffic::{alone, at, done, drops, flows, lab, notes, on, pattern, spawn_on};
-
-/// Servers on the node that answer each byte with their own number.
-fn name_servers(lab: &Lab, listeners: [&'static str; 2]) {
-    on(lab, Role::Node, move || {
-        for (number, listener) in listeners.into_iter().enumerate() {
-            serve(at(listener), move |mut stream| {
-                let mut byte = [0];
-                while stream.read_exact(&mut byte).is_ok() {
-                    if stream.write_all(&[number as u8]).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-    });
-}
-
-fn who_answers(stream: &mut TcpStream) -> std::io::Result<u8> {
-    let mut byte = [0];
-    stream.write_all(&[9])?;
-    stream.read_exact(&mut byte)?;
-    Ok(byte[0])
-}
 
 #[test]
 fn connections_without_a_flow_go_on_at_their_endpoint_and_make_one_flow_each() {
