@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use fsm_fastpath::lab::{Lab, Role, Wire};
 use traffic::http::{connect, serve};
 use traffic::{
-    alone, at, done, drops, flows, frame, is_soak, lab_over, notes, on, pattern, raw, spawn_on, wait_for,
+    alone, at, done, drops, flows, frame, is_soak, lab_over, notes, on, pattern, raw, spawn_on,
+    wait_for,
 };
 
 /// Longer than any retransmission of these transfers.
@@ -96,10 +97,16 @@ fn ask_udp(
     question: impl Fn(u16) -> Vec<u8>,
     is_answer: impl Fn(&[u8], &[u8]) -> bool,
 ) -> Result<u32, String> {
-    let any = if at(server).is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let any = if at(server).is_ipv4() {
+        "0.0.0.0:0"
+    } else {
+        "[::]:0"
+    };
     let socket = UdpSocket::bind(any).unwrap();
     socket.connect(at(server)).unwrap();
-    socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_millis(200)))
+        .unwrap();
     let (mut sent, mut answer) = (0, vec![0; 65_536]);
     for number in 0..questions {
         let question = question(number);
@@ -194,7 +201,9 @@ fn assert_all_over(lab: &Lab, ports: &BTreeMap<usize, Vec<u16>>) {
         let addr = at(to).ip().to_string();
         let rows = flows(lab, &["--dst", &addr, "--port", "8090", "--proto", "tcp"]);
         for port in ports {
-            let row = rows.iter().find(|row| row["sport"] == *port && row["verdict"] == "nat");
+            let row = rows
+                .iter()
+                .find(|row| row["sport"] == *port && row["verdict"] == "nat");
             let row = row.unwrap_or_else(|| panic!("{role} to {to}: port {port} has no flow"));
             let state = row["state"].as_str().unwrap();
             assert!(["TIME_WAIT", "CLOSE"].contains(&state), "{to}: {row}");
@@ -215,14 +224,16 @@ fn run(tag: &str, wire: Wire, load: &Load, limit: Duration) {
         exchange_server(&lab, server, at(listen));
     }
     let stop = Arc::new(AtomicBool::new(false));
-    let watchers = [Role::Client, Role::Outside, Role::App1].map(|role| watch_resets(&lab, role, &stop));
+    let watchers =
+        [Role::Client, Role::Outside, Role::App1].map(|role| watch_resets(&lab, role, &stop));
     let begin = Instant::now();
     let mut rounds = 0;
     while rounds == 0 || begin.elapsed() < limit {
         let ports = round(&lab, load);
         wait_for("the last segments", Duration::from_secs(15), || {
             let rows = flows(&lab, &["--port", "8090", "--proto", "tcp"]);
-            let over = |row: &serde_json::Value| row["state"] == "TIME_WAIT" || row["state"] == "CLOSE";
+            let over =
+                |row: &serde_json::Value| row["state"] == "TIME_WAIT" || row["state"] == "CLOSE";
             rows.iter().all(over)
         });
         assert_all_over(&lab, &ports);
@@ -232,17 +243,36 @@ fn run(tag: &str, wire: Wire, load: &Load, limit: Duration) {
     let resets = watchers.map(done);
     let stats = lab.wire_stats().unwrap();
     let strange = notes(&lab, "tcp_out_of_window");
-    println!("{rounds} rounds in {:?}; {strange} out of window; resets {resets:?}; {stats:?}", begin.elapsed());
-    assert_eq!(resets, [0; 3], "the node or its stack has ended a connection");
+    println!(
+        "{rounds} rounds in {:?}; {strange} out of window; resets {resets:?}; {stats:?}",
+        begin.elapsed()
+    );
+    assert_eq!(
+        resets, [0; 3],
+        "the node or its stack has ended a connection"
+    );
     for way in [stats.forth, stats.back] {
-        assert!(way.taken > 1000 && way.lost > 0 && way.duplicated > 0 && way.reordered > 0, "{stats:?}");
+        assert!(
+            way.taken > 1000 && way.lost > 0 && way.duplicated > 0 && way.reordered > 0,
+            "{stats:?}"
+        );
         assert_eq!(way.overrun, 0, "the wire itself was too slow: {stats:?}");
     }
-    for reason in ["internal", "nat_no_port", "flow_table_full", "bad_tcp", "bad_tcp_flags", "answer_orphan"] {
+    for reason in [
+        "internal",
+        "nat_no_port",
+        "flow_table_full",
+        "bad_tcp",
+        "bad_tcp_flags",
+        "answer_orphan",
+    ] {
         assert_eq!(drops(&lab, reason), 0, "{reason}");
     }
     assert_eq!(notes(&lab, "nat_port_moved"), 0);
-    assert!(strange <= 10 * rounds, "{strange} segments were taken for strangers'");
+    assert!(
+        strange <= 10 * rounds,
+        "{strange} segments were taken for strangers'"
+    );
 }
 
 #[test]
@@ -267,5 +297,13 @@ fn over_a_bad_wire_it_holds_for_ten_minutes() {
         parallel: 100,
         short: 50_000,
     };
-    run("soak", Wire { seed: 2, ..Wire::BAD }, &load, Duration::from_secs(600));
+    run(
+        "soak",
+        Wire {
+            seed: 2,
+            ..Wire::BAD
+        },
+        &load,
+        Duration::from_secs(600),
+    );
 }

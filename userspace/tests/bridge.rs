@@ -174,10 +174,14 @@ fn clsact_filters_are_replaced_in_place_and_removed_again() {
         bpf.display()
     ));
     let dir = bpf.join("v1");
-    let mut objects = Objects::load(&dir, Sizes {
-        flows: 1024,
-        half_open: 1024,
-    }).unwrap();
+    let mut objects = Objects::load(
+        &dir,
+        Sizes {
+            flows: 1024,
+            half_open: 1024,
+        },
+    )
+    .unwrap();
     fs::create_dir_all(attach::link_dir(&dir)).unwrap();
     let netns = fs::File::open(format!("/run/netns/{}-n", net.name)).unwrap();
     let ifindex: u32 = net

@@ -232,7 +232,11 @@ impl Lab {
     }
 
     /// Starts a program and waits until `ready` says so.
-    pub(super) fn start_when(&mut self, spec: &Spec<'_>, ready: impl FnMut() -> bool) -> Result<()> {
+    pub(super) fn start_when(
+        &mut self,
+        spec: &Spec<'_>,
+        ready: impl FnMut() -> bool,
+    ) -> Result<()> {
         let program = programs::start(&self.plan, &mut self.state, spec)?;
         programs::wait_ready(&program, Duration::from_secs(10), ready)
     }

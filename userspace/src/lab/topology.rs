@@ -63,7 +63,11 @@ pub(super) fn build(plan: &Plan, is_bad: bool) -> Result<()> {
     }
     if is_bad {
         // Whoever sends towards the bad wire cuts segments and sums them up; nobody puts them together again.
-        for (role, device) in [(Role::Node, UPLINK), (Role::Wire, "w-bad"), (Role::Wire, "w-bridge")] {
+        for (role, device) in [
+            (Role::Node, UPLINK),
+            (Role::Wire, "w-bad"),
+            (Role::Wire, "w-bridge"),
+        ] {
             let words = format!("-K {device} tx off tso off gso off");
             in_host(plan, role, "ethtool", &words)?;
         }

@@ -103,7 +103,9 @@ fn a_reset_that_is_not_the_connections_own_closes_nothing() {
     let before = notes(&lab, "tcp_out_of_window");
 
     // All over the space of numbers, and some within the window that are not the next one.
-    let mut numbers: Vec<u32> = (0..64_u32).map(|n| next.wrapping_add(n << 26 | 1 << 25)).collect();
+    let mut numbers: Vec<u32> = (0..64_u32)
+        .map(|n| next.wrapping_add(n << 26 | 1 << 25))
+        .collect();
     numbers.extend([1, 100, 1000, 20_000].map(|n| next.wrapping_add(n)));
     numbers.extend([1, 100, 1000].map(|n| next.wrapping_sub(n)));
     let count = numbers.len() as u64;
@@ -120,7 +122,10 @@ fn a_reset_that_is_not_the_connections_own_closes_nothing() {
     to_client.send(()).unwrap();
     drop(to_client);
     let bodies = crate::traffic::done(client);
-    assert!(bodies.len() == 2 && bodies.iter().all(Result::is_ok), "{bodies:?}");
+    assert!(
+        bodies.len() == 2 && bodies.iter().all(Result::is_ok),
+        "{bodies:?}"
+    );
 }
 
 #[test]
@@ -178,8 +183,17 @@ fn one_source_port_serves_a_thousand_connections_one_after_the_other() {
             }
             failed
         });
-        assert!(failed.is_empty(), "{from}: {} failed: {:?}", failed.len(), &failed[..failed.len().min(5)]);
+        assert!(
+            failed.is_empty(),
+            "{from}: {} failed: {:?}",
+            failed.len(),
+            &failed[..failed.len().min(5)]
+        );
     }
-    assert_eq!(flows(&lab, &["--port", "23456"]).len(), 2, "one flow a tuple");
+    assert_eq!(
+        flows(&lab, &["--port", "23456"]).len(),
+        2,
+        "one flow a tuple"
+    );
     assert_eq!(notes(&lab, "nat_port_moved"), 0);
 }

@@ -66,13 +66,22 @@ fn an_endpoint_that_goes_takes_no_new_connection_and_keeps_those_it_has() {
                 .collect::<Vec<_>>()
         });
         let asked = done(asked);
-        assert!(asked.iter().all(|(same, _)| *same), "{when}: a connection has moved or ended");
-        asked.into_iter().map(|(_, stream)| stream).collect::<Vec<_>>()
+        assert!(
+            asked.iter().all(|(same, _)| *same),
+            "{when}: a connection has moved or ended"
+        );
+        asked
+            .into_iter()
+            .map(|(_, stream)| stream)
+            .collect::<Vec<_>>()
     };
     set(&["192.168.226.22:7001", "192.168.226.22:7002"]);
     let first = open(40);
     let at_first = first.iter().filter(|(_, who)| *who == 0).count();
-    assert!((1..40).contains(&at_first), "both are used: {at_first} of 40");
+    assert!(
+        (1..40).contains(&at_first),
+        "both are used: {at_first} of 40"
+    );
     // A weight of 0 drains; not to be named at all removes.
     for endpoints in [
         ["192.168.226.22:7001", "192.168.226.22:7002@0"].as_slice(),
@@ -85,5 +94,8 @@ fn an_endpoint_that_goes_takes_no_new_connection_and_keeps_those_it_has() {
     let first = again(first, "after the endpoint has gone");
     set(&["192.168.226.22:7001", "192.168.226.22:7002"]);
     again(first, "after it has come back");
-    assert!(open(40).iter().any(|(_, who)| *who == 1), "it takes new ones again");
+    assert!(
+        open(40).iter().any(|(_, who)| *who == 1),
+        "it takes new ones again"
+    );
 }

@@ -18,9 +18,10 @@ fn assert_denied(lab: &Lab, when: &str) {
         ("fd20::99", "http://[fd10:1::2]:80/who"),
         ("20.0.0.99", "http://10.1.0.2:9998/who"),
     ] {
-        let answer = lab
-            .client()
-            .cmd("curl", ["-gsS", "--max-time", "1", "--interface", source, url]);
+        let answer = lab.client().cmd(
+            "curl",
+            ["-gsS", "--max-time", "1", "--interface", source, url],
+        );
         assert!(answer.is_err(), "{when}: {source} to {url}: {answer:?}");
     }
 }

@@ -10,7 +10,11 @@ use crate::traffic::{alone, at, drops, flows, lab, on, pattern};
 /// Sends datagrams of so many bytes to an echo server, one after the other; how many came back whole.
 fn echoes(lab: &Lab, to: &'static str, bytes: usize, count: u64, patience: Duration) -> usize {
     on(lab, Role::App1, move || {
-        let any = if at(to).is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let any = if at(to).is_ipv4() {
+            "0.0.0.0:0"
+        } else {
+            "[::]:0"
+        };
         let socket = UdpSocket::bind(any).unwrap();
         socket.connect(at(to)).unwrap();
         socket.set_read_timeout(Some(patience)).unwrap();
@@ -37,7 +41,11 @@ fn large_datagrams_go_to_the_listener_and_back_in_fragments() {
         let addr = at(to).ip().to_string();
         let rows = flows(&lab, &["--dst", &addr, "--port", "7777", "--proto", "udp"]);
         let nat: Vec<_> = rows.iter().filter(|row| row["verdict"] == "nat").collect();
-        assert_eq!(nat.len(), 3, "a flow a socket, whatever the fragments: {rows:?}");
+        assert_eq!(
+            nat.len(),
+            3,
+            "a flow a socket, whatever the fragments: {rows:?}"
+        );
     }
     assert_eq!(drops(&lab, "fragment_orphan"), 0);
 }
@@ -48,10 +56,16 @@ fn fragments_dodge_no_port_rule() {
     let lab = lab("fragd", "");
     for to in ["20.0.0.2:7777", "[fd20::2]:7777"] {
         let addr = at(to).ip().to_string();
-        let rule = ["acl", "add", &addr, "--port", "7777", "--proto", "udp", "--action", "deny"];
+        let rule = [
+            "acl", "add", &addr, "--port", "7777", "--proto", "udp", "--action", "deny",
+        ];
         lab.fsm(&rule).unwrap();
         let before = drops(&lab, "acl_deny");
-        assert_eq!(echoes(&lab, to, 8000, 3, Duration::from_millis(500)), 0, "{to}");
+        assert_eq!(
+            echoes(&lab, to, 8000, 3, Duration::from_millis(500)),
+            0,
+            "{to}"
+        );
         // 8000 bytes are six fragments; each is denied for itself.
         assert!(drops(&lab, "acl_deny") - before >= 18, "{to}");
         assert_eq!(drops(&lab, "fragment_orphan"), 0, "{to}");

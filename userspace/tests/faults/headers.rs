@@ -31,7 +31,9 @@ fn dropped(lab: &Lab, reason: &str, frames: Vec<Frame>) -> u64 {
 }
 
 fn is_echo_reply6(frame: &[u8]) -> bool {
-    frame.get(12..14) == Some(&[0x86, 0xdd]) && frame.get(20) == Some(&58) && frame.get(54) == Some(&129)
+    frame.get(12..14) == Some(&[0x86, 0xdd])
+        && frame.get(20) == Some(&58)
+        && frame.get(54) == Some(&129)
 }
 
 #[test]
@@ -39,16 +41,19 @@ fn ipv6_packets_with_extension_headers_arrive_and_are_answered() {
     let _alone = alone();
     let lab = lab("ext", "");
     // The app has to know the client's MAC by way of the node, and the node the app's.
-    assert_eq!(crate::ping::ping(&lab, Role::Client, "fd10:1::2", 8), Ok(()));
+    assert_eq!(
+        crate::ping::ping(&lab, Role::Client, "fd10:1::2", 8),
+        Ok(())
+    );
     let echo = || frame::icmp("fd20::10", "fd10:1::2", 128);
     for (what, packet) in [
         ("hop-by-hop", echo().ext(frame::ext(0, 8))),
         ("destination options", echo().ext(frame::ext(60, 8))),
+        ("both", echo().ext(frame::ext(0, 8)).ext(frame::ext(60, 8))),
         (
-            "both",
-            echo().ext(frame::ext(0, 8)).ext(frame::ext(60, 8)),
+            "atomic fragment",
+            echo().ext(frame::fragment_header(9, 0, false)),
         ),
-        ("atomic fragment", echo().ext(frame::fragment_header(9, 0, false))),
     ] {
         // Options of all zeroes are Pad1 (RFC 8200 §4.2), of which Linux takes up to seven.
         let answer = exchange(&lab, vec![packet], is_echo_reply6);
@@ -102,5 +107,8 @@ fn neighbour_discovery_works_whatever_is_denied() {
     for flag in ["deny_all", "oth_proto_deny_all"] {
         lab.fsm(&["cfg", "set", "ipv6", flag, "off"]).unwrap();
     }
-    assert_eq!(crate::ping::ping(&lab, Role::Client, "fd10:1::2", 8), Ok(()));
+    assert_eq!(
+        crate::ping::ping(&lab, Role::Client, "fd10:1::2", 8),
+        Ok(())
+    );
 }

@@ -17,21 +17,36 @@ fn connections_without_a_flow_go_on_at_their_endpoint_and_make_one_flow_each() {
     let _alone = alone();
     let lab = lab("mid", "");
     for (server, listeners) in [
-        ("20.0.0.2:7000", ["192.168.226.22:7001", "192.168.226.22:7002"]),
+        (
+            "20.0.0.2:7000",
+            ["192.168.226.22:7001", "192.168.226.22:7002"],
+        ),
         ("[fd20::2]:7000", ["[fd22::22]:7001", "[fd22::22]:7002"]),
     ] {
         name_servers(&lab, listeners);
         let [one, two] = listeners;
         lab.fsm(&[
-            "nat", "add", "--direction", "egress", "--proto", "tcp", "--to", server, "--endpoint",
-            one, "--endpoint", two,
+            "nat",
+            "add",
+            "--direction",
+            "egress",
+            "--proto",
+            "tcp",
+            "--to",
+            server,
+            "--endpoint",
+            one,
+            "--endpoint",
+            two,
         ])
         .unwrap();
         const CONNECTIONS: usize = 40;
         let (to_test, from_app) = mpsc::channel();
         let (to_app, from_test) = mpsc::channel::<()>();
         let app = spawn_on(&lab, Role::App1, move || {
-            let mut streams: Vec<_> = (0..CONNECTIONS).map(|_| connect(at(server)).unwrap()).collect();
+            let mut streams: Vec<_> = (0..CONNECTIONS)
+                .map(|_| connect(at(server)).unwrap())
+                .collect();
             let mut all = || -> Vec<_> {
                 streams
                     .iter_mut()
@@ -45,7 +60,11 @@ fn connections_without_a_flow_go_on_at_their_endpoint_and_make_one_flow_each() {
         });
         let first = from_app.recv().unwrap();
         let used: BTreeSet<_> = first.iter().cloned().collect();
-        assert_eq!(used, BTreeSet::from([Ok(0), Ok(1)]), "both endpoints are used");
+        assert_eq!(
+            used,
+            BTreeSet::from([Ok(0), Ok(1)]),
+            "both endpoints are used"
+        );
         for _ in 0..3 {
             let made = notes(&lab, "flow_new");
             lab.fsm(&["flow", "flush", "--port", "7000"]).unwrap();
@@ -54,7 +73,11 @@ fn connections_without_a_flow_go_on_at_their_endpoint_and_make_one_flow_each() {
                 to_app.send(()).unwrap();
                 assert_eq!(from_app.recv().unwrap(), first, "{server}");
             }
-            assert_eq!(notes(&lab, "flow_new") - made, CONNECTIONS as u64, "{server}");
+            assert_eq!(
+                notes(&lab, "flow_new") - made,
+                CONNECTIONS as u64,
+                "{server}"
+            );
             assert_eq!(flows(&lab, &["--port", "7000"]).len(), CONNECTIONS);
         }
         drop(to_app);
@@ -110,7 +133,11 @@ fn an_answer_without_a_flow_waits_for_its_receiver_and_ends_nothing() {
         to_app.send(()).unwrap();
         let (read, rest) = done(app);
         assert_eq!(read, Ok(50_004), "{to}");
-        assert_eq!(rest, [pattern(50_000, 6), b"last".to_vec()].concat(), "{to}");
+        assert_eq!(
+            rest,
+            [pattern(50_000, 6), b"last".to_vec()].concat(),
+            "{to}"
+        );
     }
     assert_eq!(notes(&lab, "nat_port_moved"), 0);
 }

@@ -16,7 +16,8 @@ fn headers_outside_of_the_linear_part_are_read_and_translated() {
     let _alone = alone();
     let lab = lab("linear", "");
     for (host, device) in [(lab.app1(), "eth0"), (lab.node(), "veth-app1")] {
-        host.cmd("ip", ["link", "set", device, "mtu", "9000"]).unwrap();
+        host.cmd("ip", ["link", "set", device, "mtu", "9000"])
+            .unwrap();
     }
     // From a page's size on, the kernel puts into the linear part what the header says, here 14 bytes:
     // Ethernet alone.
@@ -27,15 +28,21 @@ fn headers_outside_of_the_linear_part_are_read_and_translated() {
     ] {
         let answer = on(&lab, Role::App1, move || {
             let receiver = UdpSocket::bind(at(src)).unwrap();
-            receiver.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+            receiver
+                .set_read_timeout(Some(Duration::from_secs(3)))
+                .unwrap();
             let datagram = frame::udp(src, dst).payload(&pattern(6000, 8));
             let mut bytes = vec![0, 0, 14, 0, 0, 0, 0, 0, 0, 0];
             bytes.extend(raw::address(datagram, "eth0", gateway).bytes());
             let socket = raw::open("eth0");
             set_option(&socket, libc::SOL_PACKET, PACKET_VNET_HDR, 1).unwrap();
-            socket.send(&bytes).unwrap_or_else(|e: Error| panic!("{src}: {e}"));
+            socket
+                .send(&bytes)
+                .unwrap_or_else(|e: Error| panic!("{src}: {e}"));
             let mut answer = vec![0; 9000];
-            receiver.recv_from(&mut answer).map(|(length, from)| (answer[..length].to_vec(), from))
+            receiver
+                .recv_from(&mut answer)
+                .map(|(length, from)| (answer[..length].to_vec(), from))
         });
         let (data, from) = answer.unwrap_or_else(|e| panic!("{src}: {e}"));
         assert_eq!(from, at(dst), "translated back");

@@ -57,13 +57,18 @@ impl More {
 impl Drop for More {
     fn drop(&mut self) {
         for name in [&self.router, &self.far] {
-            let _ = std::process::Command::new("ip").args(["netns", "del", name]).output();
+            let _ = std::process::Command::new("ip")
+                .args(["netns", "del", name])
+                .output();
         }
     }
 }
 
 fn sh(script: &str) {
-    let output = std::process::Command::new("sh").args(["-ec", script]).output().unwrap();
+    let output = std::process::Command::new("sh")
+        .args(["-ec", script])
+        .output()
+        .unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{script}: {text}");
 }
@@ -104,7 +109,16 @@ fn an_app_learns_the_mtu_of_the_way_to_its_gateway() {
         ("udp", "20.0.0.2:7000", "30.0.0.2:7001"),
         ("udp", "[fd20::2]:7000", "[fd30::2]:7001"),
     ] {
-        let entry = ["nat", "add", "--direction", "egress", "--proto", proto, "--to", server];
+        let entry = [
+            "nat",
+            "add",
+            "--direction",
+            "egress",
+            "--proto",
+            proto,
+            "--to",
+            server,
+        ];
         lab.fsm(&[entry.as_slice(), &["--endpoint", endpoint]].concat())
             .unwrap();
     }
@@ -140,9 +154,17 @@ fn an_app_learns_the_mtu_of_the_way_to_its_gateway() {
             let any = if v6 { "[::]:0" } else { "0.0.0.0:0" };
             let socket = UdpSocket::bind(any).unwrap();
             let (level, name, value) = if v6 {
-                (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO)
+                (
+                    libc::IPPROTO_IPV6,
+                    libc::IPV6_MTU_DISCOVER,
+                    libc::IPV6_PMTUDISC_DO,
+                )
             } else {
-                (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO)
+                (
+                    libc::IPPROTO_IP,
+                    libc::IP_MTU_DISCOVER,
+                    libc::IP_PMTUDISC_DO,
+                )
             };
             set_option(&socket, level, name, value).unwrap();
             socket.connect(at(server)).unwrap();
@@ -184,11 +206,17 @@ fn the_gateway_learns_the_mtu_of_the_way_to_its_client() {
             "nsenter --net={} curl -gsS --max-time 60 {url} | sha256sum",
             more.far().display()
         );
-        let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+        let output = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .output()
+            .unwrap();
         let got = String::from_utf8_lossy(&output.stdout).into_owned();
         assert_eq!(got.split_whitespace().next(), Some(sum.as_str()), "{url}");
         let route = lab.node().cmd("ip", ["route", "get", client]).unwrap();
-        assert!(route.contains(&format!("mtu {NARROW}")), "{client}: {route}");
+        assert!(
+            route.contains(&format!("mtu {NARROW}")),
+            "{client}: {route}"
+        );
     }
     assert!(notes(&lab, "icmp_translated") > before);
     // Excluded from steering: the app's own socket.
@@ -200,10 +228,16 @@ fn the_gateway_learns_the_mtu_of_the_way_to_its_client() {
             "nsenter --net={} curl -gsS --max-time 60 {url} | sha256sum",
             more.far().display()
         );
-        let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+        let output = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .output()
+            .unwrap();
         let got = String::from_utf8_lossy(&output.stdout).into_owned();
         assert_eq!(got.split_whitespace().next(), Some(sum.as_str()), "{url}");
         let route = lab.app1().cmd("ip", ["route", "get", client]).unwrap();
-        assert!(route.contains(&format!("mtu {NARROW}")), "{client}: {route}");
+        assert!(
+            route.contains(&format!("mtu {NARROW}")),
+            "{client}: {route}"
+        );
     }
 }

@@ -60,13 +60,23 @@ fn data_in_the_syn_goes_through_nat() {
     let _alone = alone();
     let lab = lab("tfo", "");
     for host in [lab.app1(), lab.node()] {
-        host.cmd("sysctl", ["-qw", "net.ipv4.tcp_fastopen=3"]).unwrap();
+        host.cmd("sysctl", ["-qw", "net.ipv4.tcp_fastopen=3"])
+            .unwrap();
     }
     for (server, listener) in [
         ("20.0.0.2:7000", "192.168.226.22:7001"),
         ("[fd20::2]:7000", "[fd22::22]:7001"),
     ] {
-        let entry = ["nat", "add", "--direction", "egress", "--proto", "tcp", "--to", server];
+        let entry = [
+            "nat",
+            "add",
+            "--direction",
+            "egress",
+            "--proto",
+            "tcp",
+            "--to",
+            server,
+        ];
         lab.fsm(&[entry.as_slice(), &["--endpoint", listener]].concat())
             .unwrap();
         on(&lab, Role::Node, move || {
@@ -94,5 +104,8 @@ fn data_in_the_syn_goes_through_nat() {
     }
     let rows = flows(&lab, &["--src", "10.1.0.2", "--port", "7000"]);
     assert_eq!(rows.len(), 4, "{rows:?}");
-    assert!(rows.iter().all(|row| row["state"] == "TIME_WAIT"), "{rows:?}");
+    assert!(
+        rows.iter().all(|row| row["state"] == "TIME_WAIT"),
+        "{rows:?}"
+    );
 }

@@ -25,7 +25,9 @@ pub fn ping(lab: &Lab, role: Role, to: &'static str, bytes: usize) -> Result<(),
         };
         // The kernel fills in identifier and checksum, and gives answers to this identifier alone.
         let socket = UdpSocket::from(socket(to, libc::SOCK_DGRAM, protocol).unwrap());
-        socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(2)))
+            .unwrap();
         let mut message = vec![request, 0, 0, 0, 0, 0, 0, 7];
         message.extend(pattern(bytes, 5));
         socket.send_to(&message, to).map_err(|e| e.to_string())?;
@@ -53,7 +55,11 @@ fn an_echo_is_answered_whatever_its_size_and_is_a_flow() {
         for bytes in [56, 1400, 3000, 20_000] {
             for round in 0..3 {
                 let answered = ping(&lab, role, to, bytes);
-                assert_eq!(answered, Ok(()), "{role} to {to}, {bytes} bytes, round {round}");
+                assert_eq!(
+                    answered,
+                    Ok(()),
+                    "{role} to {to}, {bytes} bytes, round {round}"
+                );
             }
         }
         let rows = flows(&lab, &["--dst", to]);
@@ -67,7 +73,8 @@ fn an_echo_is_answered_whatever_its_size_and_is_a_flow() {
 fn an_echo_in_fragments_is_denied_like_a_whole_one() {
     let _alone = alone();
     let lab = lab("pingd", "");
-    lab.fsm(&["acl", "add", "20.0.0.2", "--action", "deny"]).unwrap();
+    lab.fsm(&["acl", "add", "20.0.0.2", "--action", "deny"])
+        .unwrap();
     for bytes in [56, 3000] {
         let before = drops(&lab, "acl_deny");
         assert!(ping(&lab, Role::App1, "20.0.0.2", bytes).is_err());

@@ -35,7 +35,8 @@ impl Held {
             }
             answered.send(errors).unwrap();
             while asked.recv().is_ok() {
-                let failed = |stream: &mut TcpStream| ask(stream, "/who").err().map(|e| e.to_string());
+                let failed =
+                    |stream: &mut TcpStream| ask(stream, "/who").err().map(|e| e.to_string());
                 answered
                     .send(streams.iter_mut().filter_map(failed).collect())
                     .unwrap();
@@ -46,7 +47,11 @@ impl Held {
             answers,
             thread,
         };
-        assert_eq!(held.answers.recv().unwrap(), [""; 0], "to open {count} to {to}");
+        assert_eq!(
+            held.answers.recv().unwrap(),
+            [""; 0],
+            "to open {count} to {to}"
+        );
         held
     }
 
@@ -77,9 +82,16 @@ fn at_a_full_table_new_connections_work_and_established_ones_live() {
     // Each connection is two flows: to the gateway, and the gateway's own.
     let before = notes(&lab, "flow_table_full_open");
     let old = Held::open(&lab, Role::App1, "20.0.0.2:8080", 450);
-    assert_eq!(notes(&lab, "flow_table_full_open"), before, "there is still room");
+    assert_eq!(
+        notes(&lab, "flow_table_full_open"),
+        before,
+        "there is still room"
+    );
     let new = Held::open(&lab, Role::App2, "20.0.0.2:8080", 200);
-    assert!(notes(&lab, "flow_table_full_open") > before, "a full table is counted");
+    assert!(
+        notes(&lab, "flow_table_full_open") > before,
+        "a full table is counted"
+    );
     assert!(entries(&lab) <= 2048);
     // New ones still open, and everybody is still served, several times.
     let latest = Held::open(&lab, Role::Client, "10.1.0.2:80", 50);
@@ -148,14 +160,22 @@ fn flood(lab: &Lab, frames: u32) -> (Duration, u64) {
 fn tuples(lab: &Lab, filter: &[&str]) -> BTreeSet<String> {
     flows(lab, filter)
         .iter()
-        .map(|row| format!("{} {} {} {}", row["src"], row["sport"], row["dst"], row["dport"]))
+        .map(|row| {
+            format!(
+                "{} {} {} {}",
+                row["src"], row["sport"], row["dst"], row["dport"]
+            )
+        })
         .collect()
 }
 
 #[test]
 fn a_flood_of_forged_syns_evicts_no_established_flow_and_connections_go_on() {
     let _alone = alone();
-    let lab = lab("flood", "\n[conntrack]\nmax_flows = 4096\nmax_half_open = 2048\n");
+    let lab = lab(
+        "flood",
+        "\n[conntrack]\nmax_flows = 4096\nmax_half_open = 2048\n",
+    );
     // Answers to invented clients have to go somewhere, or the node asks for each one's MAC.
     lab.node()
         .cmd("ip", ["route", "add", "default", "via", "20.0.0.10"])
@@ -177,7 +197,10 @@ fn a_flood_of_forged_syns_evicts_no_established_flow_and_connections_go_on() {
         flooding.join().unwrap()
     });
     println!("200000 SYNs in {:?}, {} not sent", flooding.0, flooding.1);
-    assert!(notes(&lab, "flow_new") - made > 100_000, "the flood has arrived");
+    assert!(
+        notes(&lab, "flow_new") - made > 100_000,
+        "the flood has arrived"
+    );
     let after = tuples(&lab, &["--state", "ESTABLISHED"]);
     let lost: Vec<_> = before.difference(&after).collect();
     assert!(lost.is_empty(), "evicted: {lost:?}");
@@ -199,7 +222,10 @@ fn while_flows_come_and_go_the_list_agrees_with_the_table() {
     while begin.elapsed() < Duration::from_secs(8) {
         // Short ones, which expire while the others stay.
         Held::open(&lab, Role::App2, "20.0.0.2:8080", 5).end();
-        let (list, dump) = (flows(&lab, &[]), lab.fsm(&["map", "dump", "fsm_xflow"]).unwrap());
+        let (list, dump) = (
+            flows(&lab, &[]),
+            lab.fsm(&["map", "dump", "fsm_xflow"]).unwrap(),
+        );
         let dump = dump.as_array().unwrap();
         let is_reply = |entry: &Value| entry["value"]["flow_dir"] == "FLOW_DIR_S2C";
         // What was made or ended between the two may differ; the open ones may not.
@@ -208,9 +234,14 @@ fn while_flows_come_and_go_the_list_agrees_with_the_table() {
         for row in open {
             let same = |entry: &&Value| {
                 let key = &entry["key"];
-                key["saddr"] == row["src"] && key["sport"] == row["sport"] && key["dport"] == row["dport"]
+                key["saddr"] == row["src"]
+                    && key["sport"] == row["sport"]
+                    && key["dport"] == row["dport"]
             };
-            assert!(dump.iter().filter(|e| !is_reply(e)).any(|e| same(&e)), "{row} is not in {dump:?}");
+            assert!(
+                dump.iter().filter(|e| !is_reply(e)).any(|e| same(&e)),
+                "{row} is not in {dump:?}"
+            );
         }
         compared += 1;
     }

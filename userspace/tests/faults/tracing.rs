@@ -18,10 +18,15 @@ fn tracing_one_address_and_port_changes_nothing_for_it_or_others() {
             (Role::App1, "[fd20::2]:8080"),
             (Role::Client, "10.1.0.2:80"),
         ] {
-            let body = on(&lab, role, move || ask_last(&mut connect(at(to)).unwrap(), "/who"));
+            let body = on(&lab, role, move || {
+                ask_last(&mut connect(at(to)).unwrap(), "/who")
+            });
             let server = at(to).ip().to_string();
             let body = String::from_utf8(body.unwrap()).unwrap();
-            assert!(body.contains(&format!("\"server\":\"{server}\"")), "{to}: {body}");
+            assert!(
+                body.contains(&format!("\"server\":\"{server}\"")),
+                "{to}: {body}"
+            );
         }
         let pipe = "curl -sS --max-time 60 http://20.0.0.2:8080/blob | sha256sum";
         let got = lab.app1().cmd("sh", ["-c", pipe]).unwrap();

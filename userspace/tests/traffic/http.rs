@@ -133,7 +133,9 @@ fn more(stream: &mut TcpStream, part: &mut [u8], answer: &mut Vec<u8>) -> Result
 fn head(answer: &[u8]) -> Option<(usize, usize)> {
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
     let text = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
-    let length = text.lines().find_map(|l| l.strip_prefix("content-length:"))?;
+    let length = text
+        .lines()
+        .find_map(|l| l.strip_prefix("content-length:"))?;
     Some((end, length.trim().parse().ok()?))
 }
 

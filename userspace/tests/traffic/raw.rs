@@ -20,7 +20,11 @@ pub fn mac(lab: &Lab, role: Role, device: &'static str) -> [u8; 6] {
 /// Makes a frame one from `device` of this thread's namespace to `dmac`.
 pub fn address(frame: Frame, device: &str, dmac: [u8; 6]) -> Frame {
     let smac = mac_of(device).unwrap();
-    Frame { dmac, smac, ..frame }
+    Frame {
+        dmac,
+        smac,
+        ..frame
+    }
 }
 
 /// A packet socket of this thread's namespace.
@@ -68,7 +72,11 @@ pub struct Seen {
 /// Reads a TCP segment over IPv4.
 pub fn tcp4(frame: &[u8]) -> Option<Seen> {
     let four = |at: usize| frame.get(at..at + 4).map(|b| [b[0], b[1], b[2], b[3]]);
-    let two = |at: usize| frame.get(at..at + 2).map(|b| u16::from_be_bytes([b[0], b[1]]));
+    let two = |at: usize| {
+        frame
+            .get(at..at + 2)
+            .map(|b| u16::from_be_bytes([b[0], b[1]]))
+    };
     if two(12)? != 0x0800 || *frame.get(14)? != 0x45 || *frame.get(23)? != 6 {
         return None;
     }

@@ -120,9 +120,9 @@ fn carry(from: &PacketSocket, to: &PacketSocket, mut fates: Fates, count: &Live)
     let mut buffer = vec![0; FRAME_BYTES];
     let mut number = 0;
     loop {
-        let pause = under_way
-            .peek()
-            .map_or(IDLE, |Reverse((due, ..))| due.saturating_duration_since(Instant::now()));
+        let pause = under_way.peek().map_or(IDLE, |Reverse((due, ..))| {
+            due.saturating_duration_since(Instant::now())
+        });
         if !pause.is_zero() {
             from.wait(pause.min(IDLE));
         }

@@ -79,8 +79,9 @@ impl FromStr for Wire {
     fn from_str(text: &str) -> std::result::Result<Wire, String> {
         let mut wire = Wire::default();
         for part in text.split(',').filter(|part| !part.is_empty()) {
-            let wrong =
-                || format!("{part:?}: expected delay=5ms, loss=2%, reorder=5%, duplicate=2% or seed=1");
+            let wrong = || {
+                format!("{part:?}: expected delay=5ms, loss=2%, reorder=5%, duplicate=2% or seed=1")
+            };
             let (name, value) = part.split_once('=').ok_or_else(wrong)?;
             let number = |unit: &str, most: f64| {
                 let number = value.strip_suffix(unit).unwrap_or(value);
