@@ -77,6 +77,8 @@ reasons! {
     NoRoute = 20, "no_route", drop;
     /// UDP to a protected destination, over its rate of new flows
     FloodUdp = 21, "flood_udp", drop;
+    /// an answer of a gateway listener whose flow is gone; the next packet of the app or client brings it back
+    AnswerOrphan = 30, "answer_orphan", drop;
     /// the flow table is full; passed because node.fail is open
     TableFullOpen = 32, "flow_table_full_open", note;
     /// no active endpoint; passed because node.fail is open

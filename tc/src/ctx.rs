@@ -2,15 +2,25 @@
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::{__sk_buff, bpf_fib_lookup as RawFib},
-    helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns},
+    bindings::{__sk_buff, bpf_fib_lookup as RawFib, bpf_sock_tuple},
+    helpers::generated::{
+        bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_sk_release, bpf_skc_lookup_tcp,
+    },
     programs::TcContext,
 };
-use fsm_common::{bpf::fib::Host, scratch::FibLookup, view::PacketView};
+use fsm_common::{
+    bpf::fib::Host,
+    flow::{Family, FlowKey},
+    scratch::FibLookup,
+    view::PacketView,
+};
 
 /// Bytes that are made directly readable where the frame has them: two tags, IPv6, some extension headers
 /// and TCP without options.
 const HEADERS: usize = 128;
+
+/// `BPF_F_CURRENT_NETNS`: the namespace of the packet's device.
+const CURRENT_NETNS: u64 = u64::MAX;
 
 /// One packet.
 pub struct Skb {
@@ -158,6 +168,25 @@ impl Host for Skb {
     fn arrived_on(&self) -> u32 {
         // SAFETY: the context is valid while the program runs.
         unsafe { (*self.raw()).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    fn has_connection<F: Family>(&self, key: &FlowKey<F::Addr>) -> bool {
+        /// `TCP_LISTEN` (`net/tcp_states.h`).
+        const LISTEN: u32 = 10;
+        // A key begins as `struct bpf_sock_tuple` does: addresses, then ports.
+        let size = if F::V6 { 36 } else { 12 };
+        let tuple = core::ptr::from_ref(key).cast_mut().cast::<bpf_sock_tuple>();
+        // SAFETY: `tuple` points to that many bytes; what comes back is released on the only way out.
+        unsafe {
+            let socket = bpf_skc_lookup_tcp(self.raw().cast(), tuple, size, CURRENT_NETNS, 0);
+            if socket.is_null() {
+                return false;
+            }
+            let state = (&raw const (*socket).state).read_volatile();
+            bpf_sk_release(socket.cast());
+            state != LISTEN
+        }
     }
 
     #[inline(always)]

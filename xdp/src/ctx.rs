@@ -8,7 +8,12 @@ use aya_ebpf::{
     },
     programs::XdpContext,
 };
-use fsm_common::{bpf::fib::Host, scratch::FibLookup, view::PacketView};
+use fsm_common::{
+    bpf::fib::Host,
+    flow::{Family, FlowKey},
+    scratch::FibLookup,
+    view::PacketView,
+};
 
 /// One frame. What lies beyond its first buffer is not read.
 pub struct Frame {
@@ -95,6 +100,11 @@ impl Host for Frame {
     #[inline(always)]
     fn arrived_on(&self) -> u32 {
         self.ifindex()
+    }
+
+    #[inline(always)]
+    fn has_connection<F: Family>(&self, _key: &FlowKey<F::Addr>) -> bool {
+        false
     }
 
     #[inline(always)]

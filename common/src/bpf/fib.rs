@@ -36,6 +36,9 @@ pub trait Host {
     fn fib_lookup(&self, params: *mut FibLookup, size: u32) -> i64;
     /// The device the packet came from, or 0 where this host made it.
     fn arrived_on(&self) -> u32;
+    /// Whether this host has a TCP connection of its own with this tuple, as the packet arrived; a listening
+    /// socket is none. Only asked where the hook sees the stack's packets.
+    fn has_connection<F: Family>(&self, key: &FlowKey<F::Addr>) -> bool;
     /// CLOCK_MONOTONIC, coarse.
     fn now_ns(&self) -> u64;
     /// Whether the hook counts and tracks every packet of a flow; else it is left to a later hook, and only

@@ -261,6 +261,14 @@ fn judge_new<F: Tables, H: Host>(
     if is_untracked(packet) {
         return Ok(Next::Pass);
     }
+    if verdict != acl::TRUSTED && is_listeners_answer::<F, H>(host, cfg, place, packet) {
+        // Untranslated its receiver would answer with a RST, and the listener's connection be over.
+        return if packet.is_tcp() {
+            Err(Reason::AnswerOrphan)
+        } else {
+            Ok(Next::Pass)
+        };
+    }
     let scratch = scratch::<F, H>(host, cfg, iface, packet)?;
     if place == Place::EndpointOut && F::flow(key).is_some() {
         // Only provisional, and would hide what is stored now.
@@ -277,6 +285,11 @@ fn judge_new<F: Tables, H: Host>(
         return trust::<F, H>(host, cfg, iface, place, packet, scratch);
     }
     if place == Place::UplinkOut || (place == Place::EndpointOut && host.arrived_on() == 0) {
+        return Ok(Next::Flow);
+    }
+    let is_late = packet.is_tcp() && !is_opener(packet);
+    if place == Place::EndpointIn && is_late && host.has_connection::<F>(key) {
+        // An app's answer to this host itself, whose flow is gone: to the gateway's own connection.
         return Ok(Next::Flow);
     }
     if place == Place::EndpointIn
@@ -331,6 +344,34 @@ fn is_untracked<A: Address>(packet: &Parsed<A>) -> bool {
         || is_reset
         || packet.key.daddr.is_local_scope()
         || packet.key.saddr.is_local_scope()
+}
+
+/// Whether a listener of this node's gateway sends to somebody whose flow is not (any more) known. Listeners
+/// are what exact entries of the ACL audit on an address of this node; they answer and never open.
+#[inline(always)]
+fn is_listeners_answer<F: Tables, H: Host>(
+    host: &H,
+    cfg: &Xcfg,
+    place: Place,
+    packet: &Parsed<F::Addr>,
+) -> bool {
+    let key = &packet.key;
+    if !place.is_egress()
+        || host.arrived_on() != 0
+        || !has_ports(key.proto)
+        || packet.is_tcp() && is_opener(packet)
+        || F::flags(cfg) & flags::ACL_ON == 0
+        || cfg.acl_kinds == 0
+    {
+        return false;
+    }
+    F::acl::<false>(cfg.policy, &key.saddr, key.sport, policy::class(key.proto)) == acl::AUDIT
+}
+
+/// A TCP segment that opens a connection.
+#[inline(always)]
+fn is_opener<A: Address>(packet: &Parsed<A>) -> bool {
+    packet.tcp_flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN
 }
 
 /// This CPU's work space, with a flow for the packet that passes unchanged.

@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::error::{Error, Result};
 use super::proxy::{self, Listener, Origin};
 use super::traffic;
+use super::wire::{self, Wire};
 use super::{DEFAULT_NAME, Opts, handle, shell};
 
 /// Arguments of `lab`.
@@ -27,7 +28,14 @@ pub struct LabArgs {
 #[derive(Debug, Clone, Subcommand)]
 pub enum Verb {
     /// Build the lab and leave it up
-    Up(Target),
+    Up {
+        /// Which lab.
+        #[command(flatten)]
+        target: Target,
+        /// What the wire does to frames, as delay=5ms,loss=2%,reorder=5%,duplicate=2%,seed=1
+        #[arg(long)]
+        wire: Option<Wire>,
+    },
     /// Send real traffic through the lab and check which way it goes; without a lab that is up,
     /// build one for it and remove it afterwards
     Run {
@@ -37,6 +45,9 @@ pub enum Verb {
         /// Leave out the big transfers and the many connections
         #[arg(long)]
         quick: bool,
+        /// What the wire of a lab that is made for it does to frames, as `lab up` has it
+        #[arg(long)]
+        wire: Option<Wire>,
     },
     /// Remove the lab, also a half-built one
     Down(Target),
@@ -49,6 +60,19 @@ pub enum Verb {
         /// The node's configuration, to ask its daemon for original destinations of UDP
         #[arg(long)]
         node_config: PathBuf,
+    },
+    /// A bad wire between two devices; runs inside a lab
+    #[command(hide = true)]
+    Wire {
+        /// What it does to frames
+        wire: Wire,
+        /// One end
+        left: String,
+        /// The other end
+        right: String,
+        /// File for its counters
+        #[arg(long)]
+        stats: Option<PathBuf>,
     },
     /// UDP echo server; runs inside a lab
     #[command(hide = true)]
@@ -95,20 +119,25 @@ pub struct Target {
 /// Does what `lab` was asked for and prints its outcome to stdout; `false` if a check failed.
 /// May be called from inside or outside of an async runtime: helpers bring their own.
 pub fn main(args: LabArgs, json: bool) -> Result<bool> {
-    let opts = |target: Target, quick| Opts {
+    let opts = |target: Target, quick, wire| Opts {
         name: target.name,
         quick,
+        wire,
         ..Opts::default()
     };
     match args.verb {
-        Verb::Up(target) => {
-            let opts = opts(target, false);
+        Verb::Up { target, wire } => {
+            let opts = opts(target, false, wire);
             super::up(&opts)?;
             println!("{}", up_text(&opts.name));
             Ok(true)
         }
-        Verb::Run { target, quick } => {
-            let report = super::run(&opts(target, quick))?;
+        Verb::Run {
+            target,
+            quick,
+            wire,
+        } => {
+            let report = super::run(&opts(target, quick, wire))?;
             println!(
                 "{}",
                 if json {
@@ -119,7 +148,7 @@ pub fn main(args: LabArgs, json: bool) -> Result<bool> {
             );
             Ok(report.passed)
         }
-        Verb::Down(target) => super::down(&opts(target, false)).map(|()| true),
+        Verb::Down(target) => super::down(&opts(target, false, None)).map(|()| true),
         Verb::Proxy {
             listeners,
             node_config,
@@ -128,6 +157,12 @@ pub fn main(args: LabArgs, json: bool) -> Result<bool> {
             in_runtime(proxy::run(listeners, Box::new(std::io::stdout()), origin))?;
             Ok(true)
         }
+        Verb::Wire {
+            wire,
+            left,
+            right,
+            stats,
+        } => wire::run(wire, [&left, &right], stats.as_deref()).map(|()| true),
         Verb::Echo { listen } => in_runtime(traffic::udp::echo(listen)).map(|()| true),
         Verb::Stream { to, count, pace_ms } => {
             let pace = Duration::from_millis(pace_ms.max(1));

@@ -14,12 +14,15 @@ use super::programs::{self, Spec};
 use super::proxy::Seen;
 use super::shell;
 use super::state::{Program, State};
+use super::wire::{self, Stats};
 use super::{Opts, setup};
 
 /// Name of the daemon among the lab's programs.
 pub(super) const DAEMON: &str = "daemon";
 /// Programs whose logs say what the gateway saw.
 pub(super) const GATEWAYS: [&str; 2] = ["haproxy", "proxy"];
+/// Counters of the bad wire, in the lab's folder.
+pub(super) const WIRE_STATS: &str = "wire.json";
 const DAEMON_READY: Duration = Duration::from_secs(30);
 
 /// A lab that is up.
@@ -164,6 +167,11 @@ impl Lab {
         std::fs::read_to_string(&path).map_err(file(path))
     }
 
+    /// What the bad wire has done so far, up to some tenths of a second ago; `forth` is from the node.
+    pub fn wire_stats(&self) -> Result<Stats> {
+        wire::read_stats(&self.plan.path(WIRE_STATS))
+    }
+
     /// The daemon, if it was started and still runs.
     pub fn daemon(&self) -> Option<&Program> {
         self.state
@@ -221,6 +229,16 @@ impl Lab {
         programs::wait_ready(&program, Duration::from_secs(10), || {
             programs::listens(&program, "tcp", tcp) && programs::listens(&program, "udp", udp)
         })
+    }
+
+    /// Starts a program and waits until `ready` says so.
+    pub(super) fn start_when(
+        &mut self,
+        spec: &Spec<'_>,
+        ready: impl FnMut() -> bool,
+    ) -> Result<()> {
+        let program = programs::start(&self.plan, &mut self.state, spec)?;
+        programs::wait_ready(&program, Duration::from_secs(10), ready)
     }
 
     /// Takes the lab apart into what `setup` remembers.

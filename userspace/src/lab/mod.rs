@@ -3,7 +3,7 @@
 //!
 //! Reading order: [`plan`] (who is who), `topology` (cables), `texts` (configuration files),
 //! `setup` (up and down), [`handle`] (a lab in use), [`checks`] (what `run` tries), [`report`].
-//! [`proxy`] and [`traffic`] run inside the lab as hidden sub-verbs. See `docs/lab.md`.
+//! [`proxy`], [`traffic`] and [`wire`] run inside the lab as hidden sub-verbs. See `docs/lab.md`.
 
 pub mod blob;
 mod cgroup;
@@ -21,6 +21,7 @@ pub mod state;
 mod texts;
 mod topology;
 pub mod traffic;
+pub mod wire;
 
 use std::path::PathBuf;
 
@@ -28,6 +29,7 @@ pub use error::{Error, Result};
 pub use handle::{Host, Lab};
 pub use plan::{Family, Plan, Role};
 pub use report::Report;
+pub use wire::Wire;
 
 /// Name of a lab when none is given.
 pub const DEFAULT_NAME: &str = "fsm-lab";
@@ -43,6 +45,8 @@ pub struct Opts {
     pub quick: bool,
     /// Appended to the node's configuration.
     pub extra_config: String,
+    /// A bad wire between the node and everybody outside; without it the wire is perfect.
+    pub wire: Option<Wire>,
 }
 
 impl Default for Opts {
@@ -52,6 +56,7 @@ impl Default for Opts {
             binary: None,
             quick: false,
             extra_config: String::new(),
+            wire: None,
         }
     }
 }

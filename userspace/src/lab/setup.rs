@@ -5,10 +5,11 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::error::{Error, Result, file};
-use super::handle::Lab;
+use super::handle::{Lab, WIRE_STATS};
 use super::plan::{Family, Plan, Role, at, port};
 use super::programs::{self, Spec};
 use super::state::{self, State};
+use super::wire::Wire;
 use super::{Opts, cgroup, shell, texts, topology};
 
 /// Programs that every lab needs.
@@ -102,16 +103,35 @@ fn build(opts: &Opts, plan: &Plan) -> Result<(Plan, State)> {
     };
     state.save(plan)?;
     cgroup::create(plan)?;
-    topology::build(plan)?;
+    topology::build(plan, opts.wire.is_some())?;
     write(
         &plan.config(),
         &texts::node_toml(plan, &cgroup, &opts.extra_config),
     )?;
     let mut lab = Lab::under_construction(plan.clone(), state);
+    if let Some(wire) = opts.wire {
+        start_wire(&mut lab, wire)?;
+    }
     start_servers(&mut lab)?;
     start_gateway(&mut lab)?;
     lab.start_daemon()?;
     Ok(lab.into_parts())
+}
+
+/// The bad wire; up once it counts.
+fn start_wire(lab: &mut Lab, wire: Wire) -> Result<()> {
+    let stats = lab.plan().path(WIRE_STATS);
+    let mut line = helper(lab, "wire");
+    line.extend([wire.to_string()]);
+    line.extend(topology::BAD_WIRE.map(str::to_owned));
+    line.extend(["--stats".to_owned(), text(&stats)]);
+    let spec = Spec {
+        name: "wire",
+        role: Role::Wire,
+        in_cgroup: false,
+        line,
+    };
+    lab.start_when(&spec, || stats.exists())
 }
 
 /// Web servers outside and in the apps, UDP echo outside.

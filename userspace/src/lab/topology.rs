@@ -27,22 +27,26 @@ const CABLES: [Cable; 5] = [
 ];
 
 /// Devices that play a wire. XDP behind them sees frames as a NIC would deliver them only if
-/// whoever sends computes checksums and cuts segments itself.
+/// whoever sends computes checksums, cuts segments and puts VLAN tags into the frame itself.
 const WIRE_SENDERS: [(Role, &str); 3] = [
     (Role::Client, "eth0"),
     (Role::Outside, "eth0"),
     (Role::Wire, "w-node"),
 ];
 
-/// Builds hosts and cables; nothing runs in them yet.
-pub(super) fn build(plan: &Plan) -> Result<()> {
+/// The two devices that a bad wire stands between: the far end of the node's uplink, and a device that leads
+/// to the bridge.
+pub(super) const BAD_WIRE: [&str; 2] = ["w-node", "w-bad"];
+
+/// Builds hosts and cables; nothing runs in them yet. `is_bad`: with a gap where the bad wire goes.
+pub(super) fn build(plan: &Plan, is_bad: bool) -> Result<()> {
     for role in Role::ALL {
         add_host(plan, role)?;
     }
     for cable in CABLES {
         add_cable(plan, cable)?;
     }
-    build_wire(plan)?;
+    build_wire(plan, is_bad)?;
     for family in Family::ALL {
         add_addresses(plan, family)?;
     }
@@ -54,8 +58,22 @@ pub(super) fn build(plan: &Plan) -> Result<()> {
             plan,
             role,
             "ethtool",
-            &format!("-K {device} tx off tso off gso off"),
+            &format!("-K {device} tx off tso off gso off txvlan off tx-vlan-stag-hw-insert off"),
         )?;
+    }
+    if is_bad {
+        // Whoever sends towards the bad wire cuts segments and sums them up; nobody puts them together again.
+        for (role, device) in [
+            (Role::Node, UPLINK),
+            (Role::Wire, "w-bad"),
+            (Role::Wire, "w-bridge"),
+        ] {
+            let words = format!("-K {device} tx off tso off gso off");
+            in_host(plan, role, "ethtool", &words)?;
+        }
+        for device in BAD_WIRE {
+            in_host(plan, Role::Wire, "ethtool", &format!("-K {device} gro off"))?;
+        }
     }
     Ok(())
 }
@@ -105,14 +123,19 @@ fn add_cable(plan: &Plan, (left, left_device, right, right_device): Cable) -> Re
     ip(plan, right, &format!("link set {right_device} up"))
 }
 
-fn build_wire(plan: &Plan) -> Result<()> {
+fn build_wire(plan: &Plan, is_bad: bool) -> Result<()> {
     // Without snooping, neighbour discovery works from the first packet.
     ip(
         plan,
         Role::Wire,
         "link add br0 type bridge mcast_snooping 0 stp_state 0",
     )?;
-    for port in ["w-client", "w-outside", "w-node"] {
+    let [node, bad] = BAD_WIRE;
+    if is_bad {
+        add_cable(plan, (Role::Wire, bad, Role::Wire, "w-bridge"))?;
+    }
+    let node_port = if is_bad { "w-bridge" } else { node };
+    for port in ["w-client", "w-outside", node_port] {
         ip(plan, Role::Wire, &format!("link set {port} master br0"))?;
     }
     ip(plan, Role::Wire, "link set br0 up")
