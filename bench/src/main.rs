@@ -1,11 +1,19 @@
-//! Measures what the programs cost: by themselves (`programs`), and beside nft (`compare`).
+//! Measures what the programs cost: by themselves (`programs`), with a big flow table (`flows`), and beside nft
+//! (`compare`, `flood`).
 
 mod asm;
 mod compare;
+mod ctnetlink;
+mod entries;
+mod flood;
+mod hosts;
+mod kernel;
+mod load;
 mod machine;
 mod packet;
 mod programs;
 mod sys;
+mod table;
 mod world;
 
 use clap::{Parser, Subcommand};
@@ -21,17 +29,23 @@ struct Cli {
 enum Verb {
     /// ns a packet of every program path, beside empty programs.
     Programs(programs::Options),
+    /// Connections a second, memory, look-ups and the sweep of a table of a million flows.
+    Flows(table::Options),
     /// Throughput, connections, latency and small packets beside nft's DNAT and no NAT at all.
     Compare(compare::Options),
-    /// Clients and listeners of `compare`
+    /// Open and new connections in a flood of spoofed packets, beside nft's DNAT.
+    Flood(flood::Options),
+    /// Clients and listeners of `compare` and `flood`
     #[command(subcommand, hide = true)]
-    Load(compare::Load),
+    Load(load::Load),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().verb {
         Verb::Programs(options) => programs::run(&options),
+        Verb::Flows(options) => table::run(&options),
         Verb::Compare(options) => compare::run(&options),
-        Verb::Load(load) => compare::load(&load),
+        Verb::Flood(options) => flood::run(&options),
+        Verb::Load(load) => load::run(&load),
     }
 }
