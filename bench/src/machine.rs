@@ -98,3 +98,14 @@ pub fn pin(cpu: usize) -> io::Result<()> {
         Ok(())
     }
 }
+
+/// The middle value, or the mean of the two; NaN of none.
+pub fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => values[n / 2],
+        n => (values[n / 2 - 1] + values[n / 2]) / 2.0,
+    }
+}

@@ -1,13 +1,20 @@
-//! Measures what the programs cost: by themselves (`programs`), beside nft (`compare`), and what
-//! a million rules take (`acl`).
+//! Measures what the programs cost: by themselves (`programs`), with a big flow table (`flows`), beside nft
+//! (`compare`, `flood`), and what a million rules take (`acl`).
 
 mod acl;
 mod asm;
 mod compare;
+mod ctnetlink;
+mod entries;
+mod flood;
+mod hosts;
+mod kernel;
+mod load;
 mod machine;
 mod packet;
 mod programs;
 mod sys;
+mod table;
 mod world;
 
 use clap::{Parser, Subcommand};
@@ -25,18 +32,24 @@ enum Verb {
     Programs(programs::Options),
     /// A million ACL rules: loading, changing, memory, and what packets pay.
     Acl(acl::Options),
+    /// Connections a second, memory, look-ups and the sweep of a table of a million flows.
+    Flows(table::Options),
     /// Throughput, connections, latency and small packets beside nft's DNAT and no NAT at all.
     Compare(compare::Options),
-    /// Clients and listeners of `compare`
+    /// Open and new connections in a flood of spoofed packets, beside nft's DNAT.
+    Flood(flood::Options),
+    /// Clients and listeners of `compare` and `flood`
     #[command(subcommand, hide = true)]
-    Load(compare::Load),
+    Load(load::Load),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().verb {
         Verb::Programs(options) => programs::run(&options),
         Verb::Acl(options) => acl::run(&options),
+        Verb::Flows(options) => table::run(&options),
         Verb::Compare(options) => compare::run(&options),
-        Verb::Load(load) => compare::load(&load),
+        Verb::Flood(options) => flood::run(&options),
+        Verb::Load(load) => load::run(&load),
     }
 }

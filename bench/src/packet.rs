@@ -2,7 +2,7 @@
 
 use fsm_common::{flow::FlowKey, wire::l4::tcp_flag};
 
-use crate::asm::{HEADER_AT, HEADER_LEN};
+use crate::asm::{HEADER_AT, Header};
 
 /// TCP.
 pub const TCP: u8 = 6;
@@ -52,16 +52,50 @@ pub fn key6(
     }
 }
 
-/// The bytes that a wrapper writes for this tuple.
-pub fn header4(key: &FlowKey<[u8; 4]>) -> [u8; HEADER_LEN] {
-    frame4(key, tcp_flag::ACK)[HEADER_AT..]
+/// What a TCP segment says; nothing for UDP.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Segment {
+    /// Flags byte.
+    pub flags: u8,
+    /// Sequence number.
+    pub seq: u32,
+    /// Acknowledgement number.
+    pub ack: u32,
+}
+
+impl Segment {
+    /// Bytes of data in each segment made here.
+    const DATA: u32 = PAYLOAD as u32 - 20;
+    /// An opener's SYN, its answer, and the opener's ACK.
+    pub const HANDSHAKE: [Self; 3] = [
+        Self::new(tcp_flag::SYN, 1_000, 0),
+        Self::new(tcp_flag::SYN | tcp_flag::ACK, 5_000, 1_001 + Self::DATA),
+        Self::new(tcp_flag::ACK, 1_001 + Self::DATA, 5_001 + Self::DATA),
+    ];
+
+    const fn new(flags: u8, seq: u32, ack: u32) -> Self {
+        Self { flags, seq, ack }
+    }
+}
+
+impl From<u8> for Segment {
+    fn from(flags: u8) -> Self {
+        Self::new(flags, 0, 0)
+    }
+}
+
+/// What a wrapper needs for this tuple; it calls its target of that number.
+pub fn header4(key: &FlowKey<[u8; 4]>, segment: Segment, target: u64) -> Header {
+    let bytes = frame4(key, segment)[HEADER_AT..]
         .first_chunk()
         .copied()
-        .unwrap_or_default()
+        .unwrap_or_default();
+    Header { bytes, target }
 }
 
 /// An IPv4 frame with complete checksums.
-pub fn frame4(key: &FlowKey<[u8; 4]>, tcp_flags: u8) -> Vec<u8> {
+pub fn frame4(key: &FlowKey<[u8; 4]>, segment: impl Into<Segment>) -> Vec<u8> {
+    let segment = segment.into();
     let mut frame = ethernet(0x0800);
     let mut ip = [0u8; 20];
     ip[0] = 0x45;
@@ -77,14 +111,13 @@ pub fn frame4(key: &FlowKey<[u8; 4]>, tcp_flags: u8) -> Vec<u8> {
         sum(u16::from(key.proto), &ip[12..20]),
         &(PAYLOAD as u16).to_be_bytes(),
     );
-    frame.extend(transport(
-        key.proto, key.sport, key.dport, tcp_flags, pseudo,
-    ));
+    frame.extend(transport(key.proto, key.sport, key.dport, segment, pseudo));
     frame
 }
 
 /// An IPv6 frame with complete checksums.
-pub fn frame6(key: &FlowKey<[u8; 16]>, tcp_flags: u8) -> Vec<u8> {
+pub fn frame6(key: &FlowKey<[u8; 16]>, segment: impl Into<Segment>) -> Vec<u8> {
+    let segment = segment.into();
     let mut frame = ethernet(0x86dd);
     let mut ip = [0u8; 40];
     ip[0] = 0x60;
@@ -97,9 +130,7 @@ pub fn frame6(key: &FlowKey<[u8; 16]>, tcp_flags: u8) -> Vec<u8> {
         sum(u16::from(key.proto), &ip[8..40]),
         &(PAYLOAD as u16).to_be_bytes(),
     );
-    frame.extend(transport(
-        key.proto, key.sport, key.dport, tcp_flags, pseudo,
-    ));
+    frame.extend(transport(key.proto, key.sport, key.dport, segment, pseudo));
     frame
 }
 
@@ -125,14 +156,16 @@ fn transport(
     proto: u8,
     sport: [u8; 2],
     dport: [u8; 2],
-    tcp_flags: u8,
+    segment: Segment,
     pseudo: u16,
 ) -> [u8; PAYLOAD] {
     let mut bytes = [0u8; PAYLOAD];
     bytes[..2].copy_from_slice(&sport);
     bytes[2..4].copy_from_slice(&dport);
     let at = if proto == TCP {
-        (bytes[12], bytes[13]) = (5 << 4, tcp_flags);
+        bytes[4..8].copy_from_slice(&segment.seq.to_be_bytes());
+        bytes[8..12].copy_from_slice(&segment.ack.to_be_bytes());
+        (bytes[12], bytes[13]) = (5 << 4, segment.flags);
         16
     } else {
         bytes[4..6].copy_from_slice(&(PAYLOAD as u16).to_be_bytes());
@@ -147,7 +180,7 @@ fn transport(
 }
 
 /// One's complement sum of big-endian words (RFC 1071) on top of `start`.
-fn sum(start: u16, bytes: &[u8]) -> u16 {
+pub fn sum(start: u16, bytes: &[u8]) -> u16 {
     let words = bytes
         .chunks(2)
         .map(|pair| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |b| u32::from(*b)));

@@ -278,3 +278,22 @@ pub fn test_run(
         ns: attr.duration,
     })
 }
+
+/// BPF_F_TEST_XDP_LIVE_FRAMES: what the program says is done with the frames.
+const LIVE_FRAMES: u32 = 1 << 1;
+/// Frames that go through the kernel together.
+const LIVE_BATCH: u32 = 64;
+
+/// Sends `count` copies of a frame through an XDP program, each as a packet of its own.
+pub fn send_live(program: &OwnedFd, frame: &[u8], count: u32) -> io::Result<()> {
+    let mut attr = ProgRun {
+        fd: program.as_raw_fd() as u32,
+        size_in: frame.len() as u32,
+        data_in: address(frame),
+        repeat: count,
+        flags: LIVE_FRAMES,
+        batch: LIVE_BATCH,
+        ..ProgRun::default()
+    };
+    bpf(TEST_RUN, &mut attr).map(drop)
+}

@@ -4,14 +4,14 @@
 use std::{
     ffi::CString,
     fs, io,
-    os::fd::OwnedFd,
+    os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result};
 use aya::maps::lpm_trie::Key;
 use fsm_common::{
-    flags,
+    Reason, flags,
     flow::FlowKey,
     maps::{IfaceEntry, Xcfg, iface_flag, name, role, sys as system},
     nat::{self, NatEndpoint, NatKey, NatValue},
@@ -19,7 +19,7 @@ use fsm_common::{
     stats::{Hook, Verdict},
 };
 use fsm_fastpath::{
-    loader::objects::{Objects, Sizes},
+    loader::objects::{Objects, Sizes, program},
     maps::{Maps, pin_dir},
 };
 
@@ -31,6 +31,8 @@ pub const LOOPBACK: u32 = 1;
 pub const APP: u32 = 2;
 /// The generation under which everything is judged.
 pub const GENERATION: u32 = 7;
+/// ACL kinds of hash entries.
+pub const HASH: u32 = kind::EXACT4 | kind::ADDR4;
 /// The gateway's listener.
 pub const GATEWAY: ([u8; 4], u16) = ([192, 168, 226, 22], 15001);
 
@@ -196,6 +198,25 @@ impl World {
         self.maps.iface.set(APP, app, 0)?;
         self.maps.set_settings(*settings)?;
         Ok(())
+    }
+
+    /// The programs for what apps send, and for what they are sent.
+    pub fn tc(&mut self) -> Result<[OwnedFd; 2]> {
+        let open =
+            |name| -> Result<OwnedFd> { Ok(self.objects.fd(name)?.as_fd().try_clone_to_owned()?) };
+        Ok([open(program::TC_INGRESS)?, open(program::TC_EGRESS)?])
+    }
+
+    /// Below which its maps are pinned.
+    pub fn bpffs(&self) -> Result<PathBuf> {
+        let parent = self.maps.dir.parent().context("no bpffs")?;
+        Ok(parent.to_owned())
+    }
+
+    /// Packets counted for this reason.
+    pub fn reason(&self, reason: Reason) -> Result<u64> {
+        let cpus = self.maps.reason.get(&(reason as u32), 0)?;
+        Ok(cpus.iter().sum())
     }
 
     /// Packets counted at the loopback.

@@ -3,7 +3,6 @@
 //! Each sample of a path follows one of the empty program (behind the same wrapper, where there is one);
 //! what counts is the difference. Rounds interleave all paths, so that a busy machine hits all alike.
 
-mod flows;
 mod paths;
 mod report;
 mod wrapped;
@@ -11,8 +10,8 @@ mod wrapped;
 use std::{fs::File, path::PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use fsm_common::Reason;
-use paths::{Path, Runner};
+use fsm_common::{Reason, stats::Hook};
+use paths::{Fresh, Path, Runner};
 use report::{Figure, Program};
 
 use crate::{
@@ -120,28 +119,47 @@ fn sample(
     repeat: u32,
 ) -> Result<(u32, u32)> {
     world.place(path.role, &path.settings)?;
-    let repeat = path.fresh.as_ref().map_or(repeat, |(count, ..)| *count);
+    let repeat = path.fresh.as_ref().map_or(repeat, |fresh| fresh.packets);
+    let ran = |program: &std::os::fd::OwnedFd| -> Result<u32> {
+        let ns = sys::test_run(program, &path.frame, repeat, None)?.ns;
+        Ok(ns * path.per)
+    };
     match &path.runner {
-        Runner::Direct(program) => {
-            let base = sys::test_run(empty, &path.frame, repeat, None)?.ns;
-            Ok((base, sys::test_run(program, &path.frame, repeat, None)?.ns))
-        }
+        Runner::Direct(program) => Ok((ran(empty)?, ran(program)?)),
         Runner::Wrapped(program, empty) => {
-            let base = sys::test_run(&empty.program, &path.frame, repeat, None)?.ns;
-            if path.fresh.is_some() {
+            let base = ran(&empty.program)?;
+            if let Some(fresh) = &path.fresh {
                 program.rewind()?;
+                fresh.prepare(&path.frame)?;
             }
-            let ns = sys::test_run(&program.program, &path.frame, repeat, None)?.ns;
-            if let Some((_, made, cleanup)) = &path.fresh {
-                let removed = cleanup()?;
-                ensure!(
-                    removed == *made,
-                    "{}: {removed} entries made, not {made}",
-                    path.name
-                );
+            let ns = ran(&program.program)?;
+            if let Some(fresh) = &path.fresh {
+                fresh.clean().with_context(|| path.name.clone())?;
             }
             Ok((base, ns))
         }
+    }
+}
+
+impl Fresh {
+    /// Does what goes before a sample.
+    fn prepare(&self, frame: &[u8]) -> Result<()> {
+        if let Some((wrapper, packets)) = &self.prepare {
+            wrapper.rewind()?;
+            sys::test_run(&wrapper.program, frame, *packets, None)?;
+        }
+        Ok(())
+    }
+
+    /// Removes what a sample has made, which must be all that was expected.
+    fn clean(&self) -> Result<()> {
+        let removed = (self.cleanup)()?;
+        let expected = self.entries;
+        ensure!(
+            removed == expected,
+            "{removed} entries made, not {expected}"
+        );
+        Ok(())
     }
 }
 
@@ -152,45 +170,42 @@ fn verify(path: &Path, world: &mut World) -> Result<()> {
         Runner::Direct(program) => program,
         Runner::Wrapped(wrapper, _) => &wrapper.program,
     };
-    // makes the flow of paths on which flows are made by their first packet
-    if path.fresh.is_none() {
-        sys::test_run(program, &path.frame, 2, None)?;
+    match &path.fresh {
+        // makes the flow of paths on which flows are made by their first packet
+        None => drop(sys::test_run(program, &path.frame, 2, None)?),
+        Some(fresh) => fresh.prepare(&path.frame)?,
     }
-    let runs = path.fresh.as_ref().map_or(100, |(count, ..)| *count);
+    let fresh = path.fresh.as_ref();
+    let (runs, flows) = fresh.map_or((100, 0), |fresh| (fresh.packets, fresh.flows));
     let (hook, verdict) = path.expect;
-    let new = |world: &World| {
-        world
-            .maps
-            .reason
-            .get(&(Reason::FlowNew as u32), 0)
-            .map(|n| n.iter().sum::<u64>())
+    // A handshake goes both ways.
+    let hooks: &[Hook] = match hook {
+        Hook::Xdp => &[Hook::Xdp],
+        _ => &[Hook::TcIngress, Hook::TcEgress],
     };
-    let (before, new_before) = (world.counted(hook, verdict)?, new(world)?);
+    let counted = |world: &World| -> Result<u64> {
+        hooks.iter().map(|hook| world.counted(*hook, verdict)).sum()
+    };
+    let (before, new_before) = (counted(world)?, world.reason(Reason::FlowNew)?);
     let ran = sys::test_run(program, &path.frame, runs, None)?;
-    let counted = world.counted(hook, verdict)? - before;
-    let made = new(world)? - new_before;
+    let counted = counted(world)? - before;
+    let made = world.reason(Reason::FlowNew)? - new_before;
     ensure!(
         counted == u64::from(runs),
         "{counted} of {runs} packets were {verdict:?}; last action {}",
         ran.action
     );
-    let expected = if path.fresh.is_some() {
-        u64::from(runs)
-    } else {
-        0
-    };
-    ensure!(made == expected, "{made} of {expected} flows were made");
+    ensure!(
+        made == u64::from(flows),
+        "{made} of {flows} flows were made"
+    );
     if let Runner::Direct(program) = &path.runner {
         let mut out = vec![0; path.frame.len()];
         sys::test_run(program, &path.frame, 1, Some(&mut out))?;
         ensure!(packet::is_sound(&out), "checksums are wrong afterwards");
     }
-    if let Some((_, entries, cleanup)) = &path.fresh {
-        let removed = cleanup()?;
-        ensure!(
-            removed == *entries,
-            "{removed} of {entries} entries were removed"
-        );
+    if let Some(fresh) = fresh {
+        fresh.clean()?;
     }
     Ok(())
 }

@@ -15,12 +15,12 @@ use fsm_common::{
 };
 use fsm_fastpath::loader::objects::program;
 
-use super::flows::{self, Headers};
 use crate::{
     asm::{self, Wrapper},
+    entries::{self, Headers},
     packet::{TCP, UDP, frame4, frame6, key4, key6},
     sys::ProgramKind,
-    world::{World, default_flags, peer, to_gateway},
+    world::{HASH, World, default_flags, peer, to_gateway},
 };
 
 /// What xnet needed, and which part of it the issue asks for.
@@ -47,6 +47,20 @@ pub enum Runner {
 /// Removes what a sample has made; gives the number of entries.
 pub type Cleanup = Box<dyn Fn() -> std::io::Result<usize>>;
 
+/// A path that makes map entries, which are removed after each sample.
+pub struct Fresh {
+    /// Packets of a sample.
+    pub packets: u32,
+    /// Flows that it makes.
+    pub flows: u32,
+    /// Map entries that are to be removed afterwards.
+    pub entries: usize,
+    /// What goes before a sample, not measured: a wrapper and its packets.
+    pub prepare: Option<(Wrapper, u32)>,
+    /// Removes them.
+    pub cleanup: Cleanup,
+}
+
 /// One measured path.
 pub struct Path {
     /// Name in tables.
@@ -65,18 +79,17 @@ pub struct Path {
     pub settings: Xcfg,
     /// What every packet must be counted as.
     pub expect: (Hook, Verdict),
-    /// For paths on which every packet makes a flow: their number, the map entries they make, and how to
-    /// remove these.
-    pub fresh: Option<(u32, usize, Cleanup)>,
+    /// For paths that make map entries.
+    pub fresh: Option<Fresh>,
+    /// Packets that make up what the figure is of: 3 for a handshake.
+    pub per: u32,
     /// What it is compared with.
     pub target: Target,
 }
 
 /// 45 ns where an empty XDP program takes 8.
 const XDP_TARGET: Target = Target::Whole(45.0);
-/// ACL kinds of hash entries.
-pub(super) const HASH: u32 = kind::EXACT4 | kind::ADDR4;
-/// And with CIDRs.
+/// ACL kinds of hash entries and CIDRs.
 const ALL: u32 = HASH | kind::CIDR4;
 pub(super) const APP_ADDR: [u8; 4] = [10, 1, 0, 2];
 
@@ -87,7 +100,7 @@ pub fn all(worlds: &mut [World], labels: &[&str], many: &[u32], fresh: u32) -> R
         Rc::new(asm::empty(ProgramKind::Tc)?),
         Rc::new(asm::empty(ProgramKind::Xdp)?),
     ];
-    let headers = Headers::fresh(fresh)?;
+    let keys = entries::random(fresh, entries::FRESH);
     for (at, world) in worlds.iter_mut().enumerate() {
         let mut builder = Builder {
             world,
@@ -100,8 +113,10 @@ pub fn all(worlds: &mut [World], labels: &[&str], many: &[u32], fresh: u32) -> R
         builder.acl()?;
         if at == 0 {
             builder.once()?;
-            builder.new_flows(&headers)?;
-            builder.redirects(&headers)?;
+            builder.first_packets(&keys)?;
+            builder.handshakes(&keys)?;
+            builder.known()?;
+            builder.redirects(&keys)?;
             for (turn, count) in many.iter().enumerate() {
                 builder.random(*count, turn as u8)?;
             }
@@ -156,6 +171,7 @@ impl Builder<'_> {
             settings: self.world.settings(default_flags(true), HASH),
             expect: (hook, verdict),
             fresh: None,
+            per: 1,
             target: Target::None,
         });
         self.last()
@@ -168,22 +184,41 @@ impl Builder<'_> {
     }
 
     /// Puts a wrapper before the last path's program.
-    pub(super) fn wrap(&mut self, headers: &OwnedFd, count: u32) -> Result<()> {
-        let (kind, fd) = (self.last()?.kind, headers.as_raw_fd());
-        let Runner::Direct(program) = &self.last()?.runner else {
-            return Ok(());
-        };
-        let program = Wrapper::new(kind, fd, count, program.as_raw_fd())?;
-        let empty = Wrapper::new(kind, fd, count, self.empty(kind).as_raw_fd())?;
+    pub(super) fn wrap(&mut self, headers: &Headers) -> Result<()> {
+        let (program, empty) = self.wrapper(headers)?;
         self.last()?.runner = Runner::Wrapped(program, empty);
         Ok(())
+    }
+
+    /// A wrapper before the last path's program, and one before the empty program. At TC what apps send goes
+    /// to the former, and answers to the program of the other direction.
+    pub(super) fn wrapper(&mut self, headers: &Headers) -> Result<(Wrapper, Wrapper)> {
+        let (kind, map) = (self.last()?.kind, headers.map.as_raw_fd());
+        let own = match &self.last()?.runner {
+            Runner::Direct(program) => program.as_raw_fd(),
+            Runner::Wrapped(..) => anyhow::bail!("wrapped already"),
+        };
+        let answers = match kind {
+            ProgramKind::Tc => self
+                .world
+                .objects
+                .fd(program::TC_EGRESS)?
+                .as_fd()
+                .as_raw_fd(),
+            ProgramKind::Xdp => own,
+        };
+        let empty = self.empty(kind).as_raw_fd();
+        Ok((
+            Wrapper::new(kind, map, headers.count, [own, answers])?,
+            Wrapper::new(kind, map, headers.count, [empty; asm::TARGETS])?,
+        ))
     }
 
     /// Established and translated: two flows that become each other, so that each repeat is one of them.
     fn established(&mut self) -> Result<()> {
         for (proto, name, xnet) in [(TCP, "TCP", 244.0), (UDP, "UDP", 235.0)] {
             let key = key4(proto, APP_ADDR, 40000, peer::NONE, 8080);
-            flows::pair4(self.world, &key, &to_gateway(&key), nf::ALLOW | nf::XNAT)?;
+            entries::pair4(self.world, &key, &to_gateway(&key), nf::ALLOW | nf::XNAT)?;
             let frame = frame4(&key, tcp_flag::ACK);
             self.add(
                 &format!("established {name}, NAT"),
@@ -200,7 +235,7 @@ impl Builder<'_> {
     fn once(&mut self) -> Result<()> {
         let key = key6(TCP, APP_ADDR, 40000, peer::NONE, 8080);
         let to = key6(TCP, APP_ADDR, 40000, [192, 168, 226, 22], 15001);
-        flows::pair6(self.world, &key, &to, nf::ALLOW | nf::XNAT)?;
+        entries::pair6(self.world, &key, &to, nf::ALLOW | nf::XNAT)?;
         let frame = frame6(&key, tcp_flag::ACK);
         self.add(
             "established TCP over IPv6, NAT",
@@ -212,7 +247,7 @@ impl Builder<'_> {
 
         let key = key4(TCP, APP_ADDR, 40001, peer::NONE, 8080);
         let (from, to) = (to_gateway(&key).reversed(), key.reversed());
-        flows::pair4(self.world, &from, &to, nf::ALLOW | nf::XNAT | nf::REPLY)?;
+        entries::pair4(self.world, &from, &to, nf::ALLOW | nf::XNAT | nf::REPLY)?;
         let frame = frame4(&from, tcp_flag::ACK);
         self.add("reply, NAT back", program::TC_EGRESS, frame, Verdict::Nat)?
             .target = Target::Ratio(231.0, 0.5);
@@ -229,7 +264,7 @@ impl Builder<'_> {
         self.add("not IP", program::TC_INGRESS, arp.clone(), Verdict::Pass)?;
         self.add("not IP", program::XDP, arp, Verdict::Pass)?;
         let key = key4(TCP, peer::NONE, 8080, APP_ADDR, 40003);
-        flows::pair4(self.world, &key, &to_gateway(&key), nf::ALLOW | nf::XNAT)?;
+        entries::pair4(self.world, &key, &to_gateway(&key), nf::ALLOW | nf::XNAT)?;
         self.add(
             "established, left to TC",
             program::XDP,
@@ -269,22 +304,18 @@ impl Builder<'_> {
             let path = self.add(&format!("deny, {name}"), program::XDP, frame, Verdict::Drop)?;
             (path.settings, path.target) = (settings, XDP_TARGET);
 
-            // Its first packet makes the flow, and the others find it.
-            let frame = frame4(&key(trusted), tcp_flag::ACK);
-            let path = self.add(
-                &format!("trusted, {name}"),
-                program::TC_INGRESS,
-                frame,
-                Verdict::Pass,
-            )?;
+            // Open for long: in the main table, whatever the ACL has.
+            let trusted = key(trusted);
+            let (bits, answer) = (nf::ALLOW | nf::TRUST, trusted.reversed());
+            let flows = &mut self.world.maps.flow4;
+            flows.insert(trusted, entries::entry(&trusted, bits), 0)?;
+            flows.insert(answer, entries::entry(&answer, bits | nf::REPLY), 0)?;
+            let name = format!("established, trusted, {name}");
+            let frame = frame4(&trusted, tcp_flag::ACK);
+            let path = self.add(&name, program::TC_INGRESS, frame, Verdict::Pass)?;
             (path.settings, path.target) = (settings, xnet(90.0, 101.0));
-            let frame = frame4(&key(trusted).reversed(), tcp_flag::ACK);
-            let path = self.add(
-                &format!("trusted, {name}"),
-                program::XDP,
-                frame,
-                Verdict::Pass,
-            )?;
+            let frame = frame4(&answer, tcp_flag::ACK);
+            let path = self.add(&name, program::XDP, frame, Verdict::Pass)?;
             (path.settings, path.target) = (settings, XDP_TARGET);
         }
         let frame = frame4(&key4(TCP, peer::NONE, 8080, APP_ADDR, 42000), tcp_flag::ACK);

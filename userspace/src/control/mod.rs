@@ -36,8 +36,8 @@ use crate::{
     },
 };
 
-/// How often the flow tables are swept.
-const SWEEP_EVERY: Duration = Duration::from_millis(500);
+/// How often a slice of the flow tables is swept.
+const SWEEP_EVERY: Duration = Duration::from_millis(125);
 /// How often they are while the main one is nearly full.
 const SWEEP_PRESSED: Duration = Duration::from_millis(20);
 /// How often virtual addresses are looked through for announcements.

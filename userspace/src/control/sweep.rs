@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Entries read in one slice; a slice of this size takes some milliseconds.
-const SLICE: usize = 16_384;
+const SLICE: usize = 4096;
 const NS_PER_S: u64 = 1_000_000_000;
 
 type Flows<A> = HashMap<MapData, FlowKey<A>, Flow<A>>;
@@ -331,7 +331,7 @@ enum Over {
     Evicted,
 }
 
-/// Deletes both directions and the origin; 1 for the original direction, 0 for a reply.
+/// Deletes both directions and the origin; 1 if the original direction was there.
 fn end<A: Address>(
     flows: &mut Flows<A>,
     origins: &mut Origins,
@@ -344,10 +344,10 @@ where
 {
     let is_reply = flow.nf & nf::REPLY != 0;
     let pair = flow.pair_key(key);
+    let (original, answer) = if is_reply { (&pair, key) } else { (key, &pair) };
     // The original goes last: a packet finds all of its flow, or makes all of it anew.
-    for key in if is_reply { [key, &pair] } else { [&pair, key] } {
-        let _ = flows.remove(key);
-    }
+    let _ = flows.remove(answer);
+    let was_there = flows.remove(original).is_ok();
     if flow.nf & nf::XNAT != 0 {
         // What the gateway saw: the translated tuple, or the reply's own.
         let seen = if is_reply {
@@ -357,7 +357,7 @@ where
         };
         remove_origin(origins, &seen);
     }
-    usize::from(!is_reply)
+    usize::from(was_there)
 }
 
 /// Removes the origin of a tuple as the gateway saw it, whichever parts the flags put into its key.

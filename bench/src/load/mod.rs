@@ -1,4 +1,8 @@
-//! Clients and listeners of `compare`: plain sockets and threads, bounded in time.
+//! Clients and listeners of `compare` and `flood`: plain sockets and threads, bounded in time.
+
+mod flood;
+mod hold;
+mod probe;
 
 use std::{
     io::{Read as _, Write as _},
@@ -13,11 +17,17 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 
-/// TCP and UDP port of the listeners.
-const TCP: u16 = 9000;
-const UDP: u16 = 9001;
+use crate::{ctnetlink, entries};
+pub use flood::Kind as FloodKind;
+
+/// TCP port of the listener.
+pub const TCP: u16 = 9000;
+/// Its UDP port.
+pub const UDP: u16 = 9001;
 /// Clients that connect at once.
 const CLIENTS: usize = 4;
+/// How long the listener waits for a client's wish.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Datagrams a call.
 const BATCH: usize = 64;
 
@@ -29,6 +39,9 @@ pub enum Load {
         /// Address
         #[arg(long)]
         listen: IpAddr,
+        /// Connections that are taken at once
+        #[arg(long, default_value_t = 1)]
+        workers: u32,
     },
     /// Connect, read one byte, close; as often as it goes
     Connect(Target),
@@ -36,6 +49,21 @@ pub enum Load {
     Trip(Target),
     /// Datagrams of 64 bytes as fast as they go; the listener says how many came
     Udp(Target),
+    /// Send as much as goes over some connections; bytes in each interval
+    Hold(hold::Options),
+    /// New connections at a fixed rate; each with its result
+    Probe(probe::Options),
+    /// Spoofed packets at a fixed rate
+    Flood(flood::Options),
+    /// Fill netfilter's table with connections of others
+    Fill {
+        /// The first
+        #[arg(long)]
+        from: u32,
+        /// Behind the last
+        #[arg(long)]
+        to: u32,
+    },
 }
 
 /// Where to, and for how long.
@@ -52,18 +80,30 @@ pub struct Target {
 /// Does it; a client prints one JSON object.
 pub fn run(load: &Load) -> Result<()> {
     let answer = match load {
-        Load::Serve { listen } => return serve(*listen),
+        Load::Serve { listen, workers } => return serve(*listen, *workers),
         Load::Connect(target) => connect(target)?,
         Load::Trip(target) => trip(target)?,
         Load::Udp(target) => udp(target)?,
+        Load::Hold(options) => hold::run(options)?,
+        Load::Probe(options) => probe::run(options)?,
+        Load::Flood(options) => flood::run(options)?,
+        Load::Fill { from, to } => {
+            ctnetlink::insert_established(&others(*from..*to))?;
+            serde_json::Value::Null
+        }
     };
     println!("{answer}");
     Ok(())
 }
 
-/// The first byte that a client sends says what it wants: `c` nothing more, `t` an echo, `u` the count of
-/// datagrams so far.
-fn serve(listen: IpAddr) -> Result<()> {
+/// Tuples of connections that others have; none of a client here.
+pub fn others(which: std::ops::Range<u32>) -> Vec<fsm_common::flow::FlowKey<[u8; 4]>> {
+    which.map(|number| entries::tuple(number, 2)).collect()
+}
+
+/// The first byte that a client sends says what it wants: `c` nothing more, `t` an echo, `b` that what follows
+/// is read and thrown away, `u` the count of datagrams so far.
+fn serve(listen: IpAddr, workers: u32) -> Result<()> {
     static DATAGRAMS: AtomicU64 = AtomicU64::new(0);
     let socket = UdpSocket::bind((listen, UDP))?;
     thread::spawn(move || {
@@ -75,20 +115,33 @@ fn serve(listen: IpAddr) -> Result<()> {
     let listener = TcpListener::bind((listen, TCP))?;
     // SAFETY: a valid socket; a longer queue than the library's 128.
     unsafe { libc::listen(listener.as_raw_fd(), 4096) };
-    let accept = move || {
+    let accept = || {
         for stream in listener.incoming().flatten() {
             let _ = answer(stream, &DATAGRAMS);
         }
     };
-    accept();
+    thread::scope(|scope| {
+        for _ in 1..workers {
+            scope.spawn(accept);
+        }
+        accept();
+    });
     Ok(())
 }
 
 fn answer(mut stream: TcpStream, datagrams: &'static AtomicU64) -> Result<()> {
     let mut wish = [0];
     stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     stream.read_exact(&mut wish)?;
+    stream.set_read_timeout(None)?;
     match wish[0] {
+        b'b' => {
+            thread::spawn(move || {
+                let mut buffer = vec![0; 1 << 18];
+                while stream.read(&mut buffer).is_ok_and(|read| read > 0) {}
+            });
+        }
         b't' => {
             thread::spawn(move || {
                 let mut byte = [0];
