@@ -78,7 +78,10 @@ fn entries(lab: &Lab) -> u64 {
 #[test]
 fn at_a_full_table_new_connections_work_and_established_ones_live() {
     let _alone = alone();
-    let lab = lab("full", "\n[conntrack]\nmax_flows = 1024\n");
+    let lab = lab(
+        "full",
+        "\n[conntrack]\nmax_flows = 1024\ntcp_time_wait_s = 3\n",
+    );
     // Each connection is two flows: to the gateway, and the gateway's own.
     let before = notes(&lab, "flow_table_full_open");
     let old = Held::open(&lab, Role::App1, "20.0.0.2:8080", 450);
@@ -103,8 +106,8 @@ fn at_a_full_table_new_connections_work_and_established_ones_live() {
     old.end();
     new.end();
     latest.end();
-    // With room again, new ones go to the main table.
-    wait_for("room", Duration::from_secs(20), || entries(&lab) < 1000);
+    // With room again (closed ones are gone after tcp_time_wait_s), new ones go to the main table.
+    wait_for("room", Duration::from_secs(40), || entries(&lab) < 1000);
     let after = notes(&lab, "flow_table_full_open");
     let again = Held::open(&lab, Role::App1, "20.0.0.2:8080", 50);
     assert_eq!(notes(&lab, "flow_table_full_open"), after);
