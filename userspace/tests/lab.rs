@@ -95,7 +95,11 @@ fn connections_survive_daemon_sigkill_and_a_new_daemon_adopts_them() {
     );
     let after = long_flows(&lab);
     let lost: Vec<_> = before.difference(&after).collect();
-    assert!(lost.is_empty(), "flows lost by the restart: {lost:?}");
+    let seen = lab.fsm(&["flow", "list"]).unwrap();
+    assert!(
+        lost.is_empty(),
+        "flows lost by the restart: {lost:?} of {seen:#}"
+    );
 
     let sums = transfers.map(output);
     let reports = streams.map(output);
