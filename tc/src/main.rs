@@ -166,17 +166,19 @@ fn packet<F: reset::Head>(skb: &Skb, at: At, cfg: &Xcfg, mut packet: Parsed<F::A
             }
             return known::call::<F>(skb, at, cfg, &packet, AGAIN);
         }
+    }
+    let verdict = ask_acl::<F, false>(cfg, at.place, &packet.key);
+    if verdict == acl::DENY {
+        return Err(Reason::AclDeny.into());
+    }
     // SAFETY: map value, readable until the program ends; only asked whether it is to end.
-    } else if let Some(half) = F::half_at(&key).map(|half| unsafe { &*half }) {
+    if let Some(half) = F::half_at(&key).map(|half| unsafe { &*half }) {
         if half.generation != cfg.generation && half.opt() & opt::RESET != 0 {
             return ended::call::<F>(skb, at, cfg, &packet, HALF);
         }
         return known::call::<F>(skb, at, cfg, &packet, HALF);
     }
-    match ask_acl::<F, false>(cfg, at.place, &packet.key) {
-        acl::DENY => Err(Reason::AclDeny.into()),
-        verdict => slow::call::<F>(skb, at, cfg, &packet, verdict),
-    }
+    slow::call::<F>(skb, at, cfg, &packet, verdict)
 }
 
 /// Counts a packet in its flow, tracks it where that is left to do, and does with it what the flow says.

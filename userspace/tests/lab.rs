@@ -53,7 +53,7 @@ fn connections_survive_daemon_sigkill_and_a_new_daemon_adopts_them() {
     let mut lab = Lab::up(&opts("kill")).unwrap_or_else(|error| panic!("{error}"));
     let sum = lab.blob_sum().unwrap();
 
-    // 12 MB/s each: 100 MiB last nine seconds, 1800 datagrams at 5 ms as long.
+    // 6 MB/s each: 100 MiB last seventeen seconds; 1800 datagrams at 5 ms nine.
     let transfers = [
         transfer(&lab, &lab.app1(), "http://20.0.0.2:8080/blob"),
         transfer(&lab, &lab.app2(), "http://[fd20::2]:8080/blob"),
@@ -158,7 +158,7 @@ fn transfer(lab: &Lab, host: &Host, what: &str) -> Child {
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let file = lab.plan().path(&format!("transfer-{number}"));
     let line = format!(
-        "curl -gsS --max-time 60 --limit-rate 12M -o {file} {what} && sha256sum < {file}",
+        "curl -gsS --max-time 60 --limit-rate 6M -o {file} {what} && sha256sum < {file}",
         file = file.display()
     );
     spawn(host.command("sh").args(["-c", &line]))

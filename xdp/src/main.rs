@@ -112,20 +112,22 @@ fn packet<F: Tables>(frame: &Frame, at: At, cfg: &Xcfg, packet: &Parsed<F::Addr>
     let is_whole = packet.fragment as u8 == Fragment::Whole as u8;
     let key = F::pack(&packet.key);
     let Some(flow) = F::flow_at(&key) else {
-        // SAFETY: map value, readable until the program ends; only asked which way the flow goes.
-        if let Some(half) = F::half_at(&key).map(|half| unsafe { &*half }) {
-            let is_stale = half.generation != cfg.generation && half.opt() & opt::RESET == 0;
-            return if is_stale || (half.nf & nf::RDIR != 0 && is_whole) {
-                known::call::<F>(frame, cfg, packet, HALF)
-            } else {
-                PASS
-            };
+        let verdict = ask_acl::<F, true>(cfg, at.place, &packet.key);
+        if verdict == acl::DENY {
+            return Err(Reason::AclDeny.into());
         }
-        return match ask_acl::<F, true>(cfg, at.place, &packet.key) {
-            acl::DENY => Err(Reason::AclDeny.into()),
-            acl::TRUSTED if is_whole => slow::call::<F>(frame, cfg, packet),
-            _ if is_whole => guard::new_flow::<F>(frame, cfg, packet),
-            _ => PASS,
+        let is_trusted = verdict == acl::TRUSTED;
+        if !is_whole || !(is_trusted || cfg.guard_kinds != 0) {
+            return PASS;
+        }
+        // SAFETY: map value, readable until the program ends; only asked which way the flow goes.
+        return match F::half_at(&key).map(|half| unsafe { &*half }) {
+            Some(half) if half.nf & nf::RDIR != 0 && is_trusted => {
+                known::call::<F>(frame, cfg, packet, HALF)
+            }
+            Some(_) => PASS,
+            None if is_trusted => slow::call::<F>(frame, cfg, packet),
+            None => guard::new_flow::<F>(frame, cfg, packet),
         };
     };
     // SAFETY: map value, readable until the program ends; fields have one writer (see `flow`).

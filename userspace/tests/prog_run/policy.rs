@@ -105,9 +105,9 @@ fn a_flow_is_denied_in_xdp_too_while_it_lives() {
         node.run(Hook::Xdp, LO, &frame).dropped(Reason::AclDeny);
         node.run(Hook::TcIn, LO, &frame).dropped(Reason::AclDeny);
         node.no_acl("20.0.0.2", 0, TCP);
-        node.run(Hook::Xdp, LO, &frame)
-            .untouched(&[Reason::FlowRejudged]);
-        node.run(Hook::TcIn, LO, &frame).follows(flow, &[]);
+        node.run(Hook::Xdp, LO, &frame).untouched(&[]);
+        node.run(Hook::TcIn, LO, &frame)
+            .follows(flow, &[Reason::FlowRejudged]);
     });
 }
 

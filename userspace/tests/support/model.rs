@@ -148,10 +148,11 @@ impl Model {
                     .any(|denied| denied[..] == peer[..size_of::<A>()])
         };
         if hook == Hook::Xdp {
-            let before = A::entry(node, &packet.key);
-            return match before {
-                None if is_denied(&packet.key) => Ok(Fate::Dropped(Reason::AclDeny)),
-                _ => pass(),
+            let is_settled = A::is_settled(node, &packet.key);
+            return if !is_settled && is_denied(&packet.key) {
+                Ok(Fate::Dropped(Reason::AclDeny))
+            } else {
+                pass()
             };
         }
         if packet.is_icmp_error() {
@@ -178,7 +179,9 @@ impl Model {
         let entry = A::entry(node, &packet.key);
         let is_there = entry.is_some();
         let before = entry.filter(|flow| !is_again(flow));
-        if before.is_none() && is_denied(&packet.key) {
+        // Half-open flows too are asked about each time.
+        let is_asked = before.is_none() || !A::is_settled(node, &packet.key);
+        if is_asked && is_denied(&packet.key) {
             return Ok(Fate::Dropped(Reason::AclDeny));
         }
         Err(Tracked {
