@@ -104,8 +104,8 @@ fn run<F: Apply>(skb: &Skb, at: At) -> Outcome {
     };
     match judgement.next() {
         // Counted already; the entry may be evicted at any moment, this copy of it is ours.
-        // SAFETY: as above.
         Ok(Next::Flow) if is_half => {
+            // SAFETY: as above.
             return forward::<F, true>(skb, at, cfg, packet, unsafe { &(*scratch).flow });
         }
         Ok(Next::Flow) => {
