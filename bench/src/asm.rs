@@ -30,6 +30,7 @@ const OR_IMM: u8 = 0x47;
 const XOR_IMM: u8 = 0xa7;
 const RSH_IMM: u8 = 0x77;
 const STORE16: u8 = 0x6b;
+const LOAD16: u8 = 0x69;
 const LOAD8: u8 = 0x71;
 const LOAD32: u8 = 0x61;
 const LOAD64: u8 = 0x79;
@@ -39,6 +40,7 @@ const STORE32_IMM: u8 = 0x62;
 const JEQ_IMM: u8 = 0x15;
 const JGT_REG: u8 = 0x2d;
 const JLT_IMM: u8 = 0xa5;
+const JA: u8 = 0x05;
 const CALL: u8 = 0x85;
 const EXIT: u8 = 0x95;
 const LOAD_MAP: u8 = 0x18;
@@ -234,6 +236,36 @@ pub fn bare_lookup(flows: RawFd) -> io::Result<OwnedFd> {
 
 /// What [`bare_lookup`] returns for a tuple that is not there.
 pub const MISS: i32 = 98;
+
+/// The far end of the wire, as a network is one: what goes to the sources of [`spoof`] goes elsewhere, the rest to
+/// this host. (What XDP sends by a veth only arrives in time where the other end has an XDP program, too.)
+pub fn wire_end() -> io::Result<OwnedFd> {
+    // the end of the IPv4 header
+    const END: i32 = 34;
+    // ETH_P_IP; 198.18 and 198.19 without the bit that tells them apart, in memory order
+    const IPV4: i32 = 0x0008;
+    const NET: i32 = 0x12c6;
+    let mut code = vec![
+        insn(LOAD32, 2, 1, 0, 0),
+        insn(LOAD32, 3, 1, 4, 0),
+        insn(MOV_REG, 4, 2, 0, 0),
+        insn(ADD_IMM, 4, 0, 0, END),
+        insn(JGT_REG, 4, 3, 6, 0),
+        insn(LOAD16, 4, 2, 12, 0),
+        insn(JEQ_IMM, 4, 0, 1, IPV4),
+        insn(JA, 0, 0, 3, 0),
+        insn(LOAD16, 4, 2, 30, 0),
+        insn(AND_IMM, 4, 0, 0, 0xfeff),
+        insn(JEQ_IMM, 4, 0, 2, NET),
+    ];
+    for action in [pass(ProgramKind::Xdp), XDP_DROP] {
+        code.extend([insn(MOV_IMM, 0, 0, 0, action), insn(EXIT, 0, 0, 0, 0)]);
+    }
+    sys::load(ProgramKind::Xdp, &code)
+}
+
+/// XDP_DROP
+const XDP_DROP: i32 = 1;
 
 /// Offsets of what [`spoof`] writes, in an IPv4 frame without tags or options.
 const IP_CHECK: i16 = 24;

@@ -31,6 +31,7 @@ const MAP_UPDATE: i64 = 2;
 const PROG_LOAD: i64 = 5;
 const OBJ_GET: i64 = 7;
 const TEST_RUN: i64 = 10;
+const LINK_CREATE: i64 = 28;
 const UPDATE_BATCH: i64 = 26;
 const DELETE_BATCH: i64 = 27;
 /// BPF_F_XDP_HAS_FRAGS: a tail call needs the same on both sides.
@@ -244,6 +245,26 @@ pub fn load(kind: ProgramKind, insns: &[u64]) -> io::Result<OwnedFd> {
             format!("{error}: {}", String::from_utf8_lossy(&log[..end])),
         )
     })
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkCreate {
+    program: u32,
+    ifindex: u32,
+    attach: u32,
+    flags: u32,
+}
+
+/// Attaches an XDP program to a device for as long as the answer lives.
+pub fn attach_xdp(program: &OwnedFd, ifindex: u32) -> io::Result<OwnedFd> {
+    let mut attr = LinkCreate {
+        program: program.as_raw_fd() as u32,
+        ifindex,
+        attach: ATTACH_XDP,
+        flags: 0,
+    };
+    bpf(LINK_CREATE, &mut attr).map(owned)
 }
 
 /// What a test run gives back.

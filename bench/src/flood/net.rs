@@ -64,6 +64,10 @@ impl Row {
         let hosts = Hosts::new(mode.label(), &["client", "node", "app"])?;
         let mut row = Self { hosts, mode };
         row.build()?;
+        let own = std::env::current_exe()?;
+        let own = own.to_string_lossy();
+        row.hosts
+            .spawn("client", &[&*own, "load", "wire", "--device", "eth0"])?;
         row.listen()?;
         match mode {
             Mode::Nft => row.nft()?,

@@ -55,6 +55,12 @@ pub enum Load {
     Probe(probe::Options),
     /// Spoofed packets at a fixed rate
     Flood(flood::Options),
+    /// Be the far end of a wire: what goes to spoofed sources goes elsewhere; until killed
+    Wire {
+        /// Device
+        #[arg(long)]
+        device: String,
+    },
     /// Fill netfilter's table with connections of others
     Fill {
         /// The first
@@ -87,6 +93,7 @@ pub fn run(load: &Load) -> Result<()> {
         Load::Hold(options) => hold::run(options)?,
         Load::Probe(options) => probe::run(options)?,
         Load::Flood(options) => flood::run(options)?,
+        Load::Wire { device } => return wire(device),
         Load::Fill { from, to } => {
             ctnetlink::insert_established(&others(*from..*to))?;
             serde_json::Value::Null
@@ -94,6 +101,18 @@ pub fn run(load: &Load) -> Result<()> {
     };
     println!("{answer}");
     Ok(())
+}
+
+fn wire(device: &str) -> Result<()> {
+    let name = std::ffi::CString::new(device)?;
+    // SAFETY: a string that ends with zero.
+    let ifindex = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    anyhow::ensure!(ifindex != 0, "there is no device {device}");
+    let program = crate::asm::wire_end().context("the wire's program")?;
+    let _link = crate::sys::attach_xdp(&program, ifindex).context("attach")?;
+    loop {
+        thread::park();
+    }
 }
 
 /// Tuples of connections that others have; none of a client here.
