@@ -397,7 +397,7 @@ fn with_the_hosts_own_settings_xdp_answers_once_the_listeners_queue_is_full() {
     let left = counted(&lab, "notes", "syn_cookie_none");
     let accepted = stack_counted(&lab.node(), "TcpExtSyncookiesRecv");
     println!("{sent} SYNs, {cookies} cookies, {left} left to the stack, {accepted} taken back");
-    assert!(cookies > sent / 2, "{cookies} cookies for {sent} SYNs");
+    assert!(cookies > sent / 4, "{cookies} cookies for {sent} SYNs");
     // A veth has room for 256 frames.
     assert!(
         unsent(&lab) < 2000,
