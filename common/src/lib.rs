@@ -18,6 +18,7 @@
 pub mod bpf;
 pub mod checksum;
 pub mod cookie;
+pub mod escalate;
 pub mod flags;
 pub mod flow;
 pub mod guard;

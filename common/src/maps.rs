@@ -2,6 +2,7 @@
 //! check and the tests are all generated from this list.
 
 use crate::{
+    escalate::{Escalated, Judged, MAX_WORKERS, WorkerWord},
     flow::{Flow, FlowKey},
     guard::{Bucket, GuardKey},
     nat::{NatKey, NatValue},
@@ -62,6 +63,12 @@ pub mod feature {
     pub const SKIP_CIDR6: u32 = 4;
     /// `fsm_xnat` has entries of [`sys::E4LB`](super::sys::E4LB); their flags are the mesh's.
     pub const E4LB: u32 = 8;
+    /// Flows are inspected: those that the ACL audits, of what apps send and receive.
+    pub const INSPECT: u32 = 16;
+    /// Trusted ones too, and this host's own.
+    pub const INSPECT_ALL: u32 = 32;
+    /// Workers get copies, and packets never wait for them.
+    pub const INSPECT_COPY: u32 = 64;
 }
 
 /// Bit of `skb->mark` on a packet that the app's device sent back to the gateway; cleared on arrival. Also on
@@ -117,6 +124,16 @@ shared! {
         pub nat_bank: u16,
         /// Its own place in [`Xcfgs::slots`], by which programs hand it on.
         pub slot: u16,
+        /// Version of what inspected flows are judged by: a verdict under another one does not count.
+        pub dpi_policy: u32,
+        /// Device that leads to the workers (`dpi0`), 0 while there are none.
+        pub dpi_ifindex: u32,
+        /// Workers; at most [`MAX_WORKERS`].
+        pub workers: u16,
+        /// Bytes of a copied frame that a worker gets; 0: all.
+        pub snap: u16,
+        /// Bytes of the largest frame that a worker can take.
+        pub dpi_frame: u32,
         /// Always zero.
         pub pad: u32,
     }
@@ -295,6 +312,12 @@ pub mod slow {
     pub const ENDED4: u32 = 8;
     /// `fsm_prog`: the same for IPv6.
     pub const ENDED6: u32 = 9;
+    /// `fsm_prog`: flows under inspection; IPv4.
+    pub const INSPECT4: u32 = 10;
+    /// `fsm_prog`: the same for IPv6.
+    pub const INSPECT6: u32 = 11;
+    /// `fsm_prog`: packets that a worker gave back, both families.
+    pub const JUDGED: u32 = 12;
     /// `fsm_prog_xdp`: IPv4.
     pub const XDP4: u32 = 0;
     /// `fsm_prog_xdp`: IPv6.
@@ -307,11 +330,17 @@ pub mod slow {
     pub const XDP_COOKIE4: u32 = 4;
     /// `fsm_prog_xdp`: SYN cookies, IPv6.
     pub const XDP_COOKIE6: u32 = 5;
+    /// `fsm_prog_xdp`: flows under inspection, IPv4.
+    pub const XDP_INSPECT4: u32 = 6;
+    /// `fsm_prog_xdp`: flows under inspection, IPv6.
+    pub const XDP_INSPECT6: u32 = 7;
 }
 
 /// `BPF_F_NO_PREALLOC` (`linux/bpf.h`). Not for the IPv4 flows and origins: allocating their entries one by
 /// one takes a third of a new flow's time, and can fail long before the table is full.
 pub const NO_PREALLOC: u32 = 1;
+/// `BPF_F_MMAPABLE`: workers write their words without a system call.
+pub const MMAPABLE: u32 = 1 << 10;
 
 /// Calls `$then!` with the list of maps: `NAME "name" Kind<Key, Value> entries flags;`.
 #[macro_export]
@@ -345,6 +374,11 @@ macro_rules! for_each_map {
             FSM_PROG "fsm_prog" ProgramArray<u32, u32> 16, 0;
             FSM_PROG_XDP "fsm_prog_xdp" ProgramArray<u32, u32> 8, 0;
             FSM_VIP "fsm_vip" HashMap<VipKey, Vip> 1024, NO_PREALLOC;
+            FSM_VERDICT "fsm_verdict" LruHashMap<FlowKey<[u8; 4]>, Judged> 131072, 0;
+            FSM_VERDICT6 "fsm_verdict6" LruHashMap<FlowKey<[u8; 16]>, Judged> 131072, 0;
+            FSM_ESCALATED "fsm_escalated" PerCpuArray<u32, Escalated> 1, 0;
+            FSM_WORKER "fsm_worker" Array<u32, WorkerWord> MAX_WORKERS, MMAPABLE;
+            FSM_XSK "fsm_xsk" XskMap<u32, u32> MAX_WORKERS, 0;
             FSM_TRIP "fsm_trip" HashMap<TraceIp, TraceOn> 1024, NO_PREALLOC;
             FSM_TRPT "fsm_trpt" HashMap<TracePort, TraceOn> 1024, NO_PREALLOC;
         }
@@ -367,6 +401,8 @@ pub enum MapKind {
     LruHashMap = 9,
     /// BPF_MAP_TYPE_LPM_TRIE
     LpmTrie = 11,
+    /// BPF_MAP_TYPE_XSKMAP
+    XskMap = 17,
 }
 
 /// One map, for user space.

@@ -5,6 +5,7 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod dpi;
 pub mod lab;
 pub mod loader;
 pub mod maps;

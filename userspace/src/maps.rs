@@ -135,6 +135,7 @@ fn map_type(kind: MapKind) -> MapType {
         MapKind::PerCpuArray => MapType::PerCpuArray,
         MapKind::LruHashMap => MapType::LruHash,
         MapKind::LpmTrie => MapType::LpmTrie,
+        MapKind::XskMap => MapType::XskMap,
     }
 }
 

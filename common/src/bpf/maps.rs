@@ -2,10 +2,11 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, XskMap},
 };
 
 use crate::{
+    escalate::{Escalated, Judged, MAX_WORKERS, WorkerWord},
     flow::{Address, Family, Flow, FlowKey, V4, V6},
     for_each_map,
     guard::{Bucket, Buckets, GuardKey},
@@ -33,6 +34,11 @@ macro_rules! statics {
         #[doc = $n]
         #[map(name = $n)]
         pub static $i: ProgramArray = ProgramArray::with_max_entries($e, $f);
+    };
+    (@ $i:ident $n:literal XskMap $k:ty, $v:ty, $e:expr, $f:expr) => {
+        #[doc = $n]
+        #[map(name = $n)]
+        pub static $i: XskMap = XskMap::with_max_entries($e, $f);
     };
     (@ $i:ident $n:literal PerCpuArray $k:ty, $v:ty, $e:expr, $f:expr) => {
         #[doc = $n]

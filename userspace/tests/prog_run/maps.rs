@@ -25,6 +25,7 @@ fn kind(kind: MapKind) -> MapType {
         MapKind::PerCpuArray => MapType::PerCpuArray,
         MapKind::LruHashMap => MapType::LruHash,
         MapKind::LpmTrie => MapType::LpmTrie,
+        MapKind::XskMap => MapType::XskMap,
     }
 }
 
