@@ -77,6 +77,16 @@ reasons! {
     NoRoute = 20, "no_route", drop;
     /// UDP to a protected destination, over its rate of new flows
     FloodUdp = 21, "flood_udp", drop;
+    /// on its way to a worker or back, and nobody takes it
+    EscalationLost = 22, "escalation_lost", drop;
+    /// inspection says deny
+    DpiDeny = 23, "dpi_deny", drop;
+    /// inspection says reset; the sender was told by an RST
+    DpiReset = 24, "dpi_reset", drop;
+    /// no worker to inspect it, and node.fail is closed
+    DpiNoWorker = 25, "dpi_no_worker", drop;
+    /// too large for a worker, and node.fail is closed
+    DpiTooLarge = 26, "dpi_too_large", drop;
     /// an answer of a gateway listener whose flow is gone; the next packet of the app or client brings it back
     AnswerOrphan = 30, "answer_orphan", drop;
     /// the flow table is full; passed because node.fail is open
@@ -108,6 +118,12 @@ reasons! {
     /// SYN to a protected destination, over its rate, left to the stack: no listener of this host takes it, or one
     /// that wants no cookies now
     SynCookieNone = 45, "syn_cookie_none", note;
+    /// not inspected: no worker; passed because node.fail is open
+    DpiNoWorkerOpen = 46, "dpi_no_worker_open", note;
+    /// not inspected: too large for a worker; passed because node.fail is open
+    DpiTooLargeOpen = 47, "dpi_too_large_open", note;
+    /// a flow under inspection was judged, and is the kernel's alone now
+    DpiAllowed = 48, "dpi_allowed", note;
 }
 
 /// Entries of the map `fsm_reason`.

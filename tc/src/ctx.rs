@@ -13,6 +13,7 @@ use fsm_common::{
     flow::{Family, FlowKey},
     scratch::FibLookup,
     view::PacketView,
+    wire::l2::EtherType,
 };
 
 /// Bytes that are made directly readable where the frame has them: two tags, IPv6, some extension headers
@@ -72,6 +73,15 @@ impl Skb {
     pub fn has_tag(&self) -> bool {
         // SAFETY: the context is valid while the program runs.
         unsafe { (*self.raw()).vlan_present != 0 }
+    }
+
+    /// The VLAN tag that stands beside the frame: its control information, and whether it is one of 802.1ad.
+    #[inline(always)]
+    pub fn tag(&self) -> Option<(u16, bool)> {
+        // SAFETY: as above.
+        let (tci, proto) = unsafe { ((*self.raw()).vlan_tci, (*self.raw()).vlan_proto) };
+        let is_ad = u16::from_be(proto as u16) == EtherType::QINQ.0;
+        self.has_tag().then_some((tci as u16, is_ad))
     }
 
     /// Wire segments in this frame.

@@ -11,6 +11,7 @@
 
 mod balance;
 mod ctx;
+mod dpi;
 mod ended;
 mod icmp;
 mod known;

@@ -10,6 +10,7 @@
 
 mod cookie;
 mod ctx;
+mod dpi;
 mod guard;
 mod known;
 mod redirect;

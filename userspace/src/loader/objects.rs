@@ -97,6 +97,12 @@ pub mod program {
         ("fsm_xdp_cookie4", slow::XDP_COOKIE4),
         ("fsm_xdp_cookie6", slow::XDP_COOKIE6),
     ];
+    /// XDP on `dpi1`, before the workers' sockets.
+    pub const DPI_RX: &str = "fsm_dpi_rx";
+    /// TC on `dpi0`, to the workers.
+    pub const DPI_TX: &str = "fsm_dpi_tx";
+    /// TC on `dpi0`, from the workers.
+    pub const DPI_BACK: &str = "fsm_dpi_back";
     /// Feature probe.
     pub const PROBE: &str = "fsm_probe_csum";
 }
@@ -116,11 +122,19 @@ impl Objects {
         }
         let mut xdp = load_object("fsm-xdp", XDP_OBJECT, dir, sizes)?;
         let mut tc = load_object("fsm-tc", TC_OBJECT, dir, sizes)?;
-        verify::<Xdp>(&mut xdp, program::XDP, Xdp::load)?;
+        for name in [program::XDP, program::DPI_RX] {
+            verify::<Xdp>(&mut xdp, name, Xdp::load)?;
+        }
         for (name, _) in program::XDP_SLOW {
             verify::<Xdp>(&mut xdp, name, Xdp::load)?;
         }
-        for name in [program::TC_INGRESS, program::TC_EGRESS, program::PROBE] {
+        for name in [
+            program::TC_INGRESS,
+            program::TC_EGRESS,
+            program::DPI_TX,
+            program::DPI_BACK,
+            program::PROBE,
+        ] {
             verify::<SchedClassifier>(&mut tc, name, SchedClassifier::load)?;
         }
         for (name, _) in program::TC_SLOW {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use aya::maps::{MapData, MapInfo, MapType};
-use fsm_common::maps::{MAPS, MapKind, NO_PREALLOC, name};
+use fsm_common::maps::{MAPS, MMAPABLE, MapKind, NO_PREALLOC, name};
 
 use fsm_fastpath::loader::objects::program;
 
