@@ -214,9 +214,11 @@ pub mod nf {
     pub const PROVISIONAL: u8 = 32;
     /// The ACL trusts the peer.
     pub const TRUST: u8 = 64;
+    /// Under inspection: `fsm_verdict` says what became of it, and until it does, a worker gets its packets.
+    pub const INSPECT: u8 = 128;
 }
 
-/// Bits of [`Flow::opt`]: what its NAT entry asked for. Alike in both directions.
+/// Bits of [`Flow::opt`]: what its NAT entry asked for, and who opened it. Alike in both directions.
 pub mod opt {
     /// Made by a load balancer's entry (`sys::E4LB`).
     pub const BALANCED: u8 = 1;
@@ -224,6 +226,8 @@ pub mod opt {
     pub const FULL_NAT: u8 = 2;
     /// Ends when the entry no longer has its endpoint (`on_removed = "reset"`).
     pub const RESET: u8 = 4;
+    /// Opened by this host itself, not by or to an app.
+    pub const HOST: u8 = 8;
 }
 
 /// State of one direction of a flow. Mirrored in both directions where both need it.
@@ -279,6 +283,12 @@ impl<A> Flow<A> {
     pub fn age(&self, now_ns: u64) -> u32 {
         let age = ((now_ns >> 30) as u32).wrapping_sub(self.born) & CREATED_BITS;
         if age > CREATED_BITS / 2 { 0 } else { age }
+    }
+
+    /// When the flow was made, of [`Flow::born`]: alike in both directions.
+    #[inline(always)]
+    pub fn made(&self) -> u32 {
+        self.born & CREATED_BITS
     }
 
     /// Bits of [`opt`].

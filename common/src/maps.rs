@@ -43,6 +43,8 @@ pub mod iface_flag {
     pub const GRO_SET: u8 = 8;
     /// For user space: the clsact qdisc was made by us, to be removed again.
     pub const CLSACT_SET: u8 = 16;
+    /// XDP here hands frames to the workers: it is native, and packets wait for them.
+    pub const ESCALATE: u8 = 32;
 }
 
 /// Bits of `fsm_skip_port`.

@@ -47,6 +47,20 @@ impl Skb {
         unsafe { (*self.raw()).ifindex }
     }
 
+    /// The mark.
+    #[inline(always)]
+    pub fn mark(&self) -> u32 {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.raw()).mark }
+    }
+
+    /// Makes the mark 0.
+    #[inline(always)]
+    pub fn clear_mark(&self) {
+        // SAFETY: as above; mark is writable in TC.
+        unsafe { (*self.raw()).mark = 0 }
+    }
+
     /// Clears `bit` in the mark; true where it was set.
     #[inline(always)]
     pub fn take_mark(&self, bit: u32) -> bool {

@@ -106,7 +106,7 @@ fn run<F: Apply>(skb: &Skb, at: At) -> Outcome {
         // Counted already; the entry may be evicted at any moment, this copy of it is ours.
         Ok(Next::Flow) if is_half => {
             // SAFETY: as above.
-            return forward::<F, true>(skb, at, cfg, packet, unsafe { &(*scratch).flow });
+            return forward::<F>(skb, at, cfg, packet, unsafe { &(*scratch).flow });
         }
         Ok(Next::Flow) => {
             if let Some(flow) = F::flow(&packet.key) {

@@ -14,6 +14,8 @@ mod ctx;
 mod dpi;
 mod ended;
 mod icmp;
+mod inspect;
+mod judged;
 mod known;
 mod origin;
 mod probe;
@@ -32,6 +34,7 @@ use fsm_common::{
         judge::{AGAIN, HALF, READY, ask_acl, early},
         maps::{iface, xcfg},
     },
+    escalate::MARK_JUDGED,
     flow::{Flow, V4, V6, nf, opt},
     maps::{IfaceEntry, MARK_REINJECTED, Xcfg, feature},
     parse::{self, Parsed},
@@ -112,9 +115,10 @@ fn enter(ctx: TcContext, hook: Hook) -> i32 {
 
 #[inline(always)]
 fn run(skb: &Skb, at: At) -> Outcome {
-    // Only on arrival, where nobody else has had the packet: marks of packets that leave are others' too.
-    if at.hook as u8 == Hook::TcIngress as u8 && skb.take_mark(MARK_REINJECTED) {
-        return Ok((Verdict::Pass, NEXT));
+    if skb.mark() & MARK_REINJECTED != 0
+        && let Some(outcome) = marked(skb, at)
+    {
+        return outcome;
     }
     skb.pull_headers();
     let cfg = xcfg().ok_or(Reason::Internal)?;
@@ -127,6 +131,23 @@ fn run(skb: &Skb, at: At) -> Outcome {
         EtherType::IPV6 => packet::<V6>(skb, at, cfg, parse::ipv6(skb, link.l3)?),
         _ => Ok((Verdict::Pass, NEXT)),
     }
+}
+
+/// A packet that has been here before: given back by a worker, or by the app's device.
+#[inline(always)]
+fn marked(skb: &Skb, at: At) -> Option<Outcome> {
+    let is_arriving = at.hook as u8 == Hook::TcIngress as u8;
+    if skb.mark() == MARK_JUDGED {
+        skb.clear_mark();
+        // On the way out it was translated before it was taken.
+        return Some(if is_arriving {
+            judged::call(skb)
+        } else {
+            Ok((Verdict::Pass, NEXT))
+        });
+    }
+    // Only on arrival, where nobody else has had the packet: marks of packets that leave are others' too.
+    (is_arriving && skb.take_mark(MARK_REINJECTED)).then_some(Ok((Verdict::Pass, NEXT)))
 }
 
 #[inline(always)]
@@ -182,7 +203,8 @@ fn packet<F: reset::Head>(skb: &Skb, at: At, cfg: &Xcfg, mut packet: Parsed<F::A
     slow::call::<F>(skb, at, cfg, &packet, verdict)
 }
 
-/// Counts a packet in its flow, tracks it where that is left to do, and does with it what the flow says.
+/// Counts a packet in its flow, tracks it where that is left to do, and does with it what the flow says, after
+/// inspection where that is on.
 #[inline(always)]
 fn act<F: Apply, const TRACK: bool, const SLOW: bool>(
     skb: &Skb,
@@ -197,12 +219,30 @@ fn act<F: Apply, const TRACK: bool, const SLOW: bool>(
     if TRACK && is_mine && packet.is_tcp() {
         flow.segment(&packet.segment());
     }
-    forward::<F, SLOW>(skb, at, cfg, packet, flow)
+    if flow.nf & nf::INSPECT != 0 && inspect::is_here(skb, at) {
+        return inspect::call::<F>(skb, at, cfg, packet, READY);
+    }
+    deliver::<F, SLOW>(skb, at, cfg, packet, flow)
+}
+
+/// A packet of the flow that a slow program has left in the work space, counted already.
+#[inline(always)]
+fn forward<F: Apply>(
+    skb: &Skb,
+    at: At,
+    cfg: &Xcfg,
+    packet: &Parsed<F::Addr>,
+    flow: &Flow<F::Addr>,
+) -> Outcome {
+    if flow.nf & nf::INSPECT != 0 && inspect::is_here(skb, at) {
+        return inspect::call::<F>(skb, at, cfg, packet, HALF);
+    }
+    deliver::<F, true>(skb, at, cfg, packet, flow)
 }
 
 /// Does with a packet what its flow says; full NAT in the slow programs (`SLOW`) only.
 #[inline(always)]
-fn forward<F: Apply, const SLOW: bool>(
+fn deliver<F: Apply, const SLOW: bool>(
     skb: &Skb,
     at: At,
     cfg: &Xcfg,

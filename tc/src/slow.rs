@@ -95,7 +95,7 @@ fn run<F: Apply>(skb: &Skb, at: At) -> Outcome {
     match judge::<F, _>(skb, cfg, at.iface, at.place, packet).next()? {
         // Counted already; the entry may be evicted at any moment, this copy of it is ours.
         // SAFETY: as above.
-        Next::Flow => forward::<F, true>(skb, at, cfg, packet, unsafe { &(*scratch).flow }),
+        Next::Flow => forward::<F>(skb, at, cfg, packet, unsafe { &(*scratch).flow }),
         _ => Ok((Verdict::Pass, NEXT)),
     }
 }

@@ -12,6 +12,7 @@ mod cookie;
 mod ctx;
 mod dpi;
 mod guard;
+mod inspect;
 mod known;
 mod redirect;
 mod slow;
@@ -30,7 +31,7 @@ use fsm_common::{
         maps::{iface, xcfg},
     },
     flow::{Flow, V4, V6, nf, opt},
-    maps::{IfaceEntry, Xcfg},
+    maps::{IfaceEntry, Xcfg, feature, iface_flag},
     parse::{self, Fragment, Parsed},
     policy::acl,
     reason::Reason,
@@ -123,16 +124,26 @@ fn packet<F: Tables>(frame: &Frame, at: At, cfg: &Xcfg, packet: &Parsed<F::Addr>
         }
         // SAFETY: map value, readable until the program ends; only asked which way the flow goes.
         return match F::half_at(&key).map(|half| unsafe { &*half }) {
-            Some(half) if half.nf & nf::RDIR != 0 && is_trusted => {
+            Some(half) if half.nf & (nf::RDIR | nf::INSPECT) == nf::RDIR && is_trusted => {
                 known::call::<F>(frame, cfg, packet, HALF)
             }
             Some(_) => PASS,
+            // Inspected from its first packet on, which is TC's.
+            None if is_trusted && cfg.features & feature::INSPECT_ALL != 0 => PASS,
             None if is_trusted => slow::call::<F>(frame, cfg, packet),
             None => guard::new_flow::<F>(frame, cfg, packet),
         };
     };
     // SAFETY: map value, readable until the program ends; fields have one writer (see `flow`).
     let flow = unsafe { &mut *flow };
+    if flow.nf & nf::INSPECT != 0 {
+        let is_plain = flow.generation == cfg.generation && is_whole && !packet.is_tcp_event();
+        return if is_plain && at.iface.flags & iface_flag::ESCALATE != 0 {
+            inspect::call::<F>(frame, cfg, packet)
+        } else {
+            PASS
+        };
+    }
     if flow.generation != cfg.generation {
         if flow.opt() & opt::RESET != 0 {
             // TC ends it, with an answer, where its endpoint is gone.

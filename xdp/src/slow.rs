@@ -93,7 +93,7 @@ pub fn stored<F: Tables>(frame: &Frame, at: At, packet: &Parsed<F::Addr>) -> Out
     // SAFETY: map value, readable until the program ends; fields have one writer (see `flow`).
     let flow = unsafe { &mut *flow };
     let is_whole = packet.fragment as u8 == Fragment::Whole as u8;
-    if flow.nf & nf::RDIR == 0 || !is_whole {
+    if flow.nf & (nf::RDIR | nf::INSPECT) != nf::RDIR || !is_whole {
         return PASS;
     }
     to_app::<F, false>(frame, at, packet, flow)

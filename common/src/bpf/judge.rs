@@ -5,13 +5,14 @@ use super::{
     balance::{balance, is_virtual},
     count,
     fib::{Host, Route, route},
+    inspect,
     maps::{self, Acl, Tables},
     steer::steer,
     store::store,
 };
 use crate::{
     flags,
-    flow::{Address, Flow, FlowKey, nf},
+    flow::{Address, Flow, FlowKey, nf, opt},
     maps::{IfaceEntry, Xcfg, feature, iface_flag, role},
     nat::dir,
     parse::{Parsed, has_ports},
@@ -53,8 +54,9 @@ impl Place {
         self == Self::UplinkIn || self == Self::EndpointOut
     }
 
+    /// To the device.
     #[inline(always)]
-    fn is_egress(self) -> bool {
+    pub fn is_egress(self) -> bool {
         self == Self::UplinkOut || self == Self::EndpointOut
     }
 }
@@ -195,12 +197,13 @@ pub(super) fn rejudge<F: Tables, H: Host>(
     }
     count::reason(Reason::FlowRejudged);
     flow.generation = cfg.generation;
-    if flow.nf & nf::XNAT != 0 || place.is_egress() {
-        return Ok(Next::Flow);
-    }
     // An entry may name one side's port only: then the answer is trusted as its flow was.
     let trusted = verdict == acl::TRUSTED
         || (verdict == acl::SILENT && flow.nf & (nf::TRUST | nf::REPLY) == nf::TRUST | nf::REPLY);
+    inspect::decide(cfg, flow, trusted);
+    if flow.nf & nf::XNAT != 0 || place.is_egress() {
+        return Ok(Next::Flow);
+    }
     flow.pass_unchanged(key);
     if trusted {
         plan_redirect::<F, H>(host, cfg, iface, packet, flow, fib);
@@ -240,7 +243,10 @@ fn stored<F: Tables>(
     }
     let scratch = F::scratch().ok_or(Reason::Internal)?;
     // SAFETY: this CPU's own entry, and no other program runs on this CPU before this one ends.
-    store::<F>(cfg, &packet.key, unsafe { &mut *scratch })
+    let scratch = unsafe { &mut *scratch };
+    let trusted = scratch.flow.nf & nf::TRUST != 0;
+    inspect::decide(cfg, &mut scratch.flow, trusted);
+    store::<F>(cfg, &packet.key, scratch)
 }
 
 #[inline(always)]
@@ -270,6 +276,9 @@ fn judge_new<F: Tables, H: Host>(
         };
     }
     let scratch = scratch::<F, H>(host, cfg, iface, packet)?;
+    if place.is_egress() && host.arrived_on() == 0 {
+        scratch.flow.add_opt(opt::HOST);
+    }
     if place == Place::EndpointOut && F::flow(key).is_some() {
         // Only provisional, and would hide what is stored now.
         F::remove(key);

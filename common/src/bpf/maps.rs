@@ -115,6 +115,10 @@ pub trait Tables: Family {
     ) -> Result<(), i32>;
     /// Removes from the small table.
     fn half_remove(key: &FlowKey<Self::Addr>);
+    /// What a worker said of a direction with this tuple.
+    fn verdict(key: &FlowKey<Self::Addr>) -> Option<&Judged>;
+    /// Forgets it.
+    fn verdict_remove(key: &FlowKey<Self::Addr>);
     /// Work space of this CPU.
     fn scratch() -> Option<*mut Scratch<Self::Addr>>;
     /// What the entry of an address and port says of a protocol's [`crate::policy::class`]; by a call, or `INLINE`.
@@ -169,6 +173,17 @@ impl Tables for V4 {
     #[inline(always)]
     fn half_remove(key: &FlowKey<Self::Addr>) {
         let _ = FSM_HALF.remove(key);
+    }
+
+    #[inline(always)]
+    fn verdict(key: &FlowKey<Self::Addr>) -> Option<&Judged> {
+        // SAFETY: map value, readable until the program ends; what it says is compared with the flow's own.
+        unsafe { FSM_VERDICT.get(Self::pack(key).as_key::<FlowKey<Self::Addr>>()) }
+    }
+
+    #[inline(always)]
+    fn verdict_remove(key: &FlowKey<Self::Addr>) {
+        let _ = FSM_VERDICT.remove(key);
     }
 
     #[inline(always)]
@@ -251,6 +266,17 @@ impl Tables for V6 {
     #[inline(always)]
     fn half_remove(key: &FlowKey<Self::Addr>) {
         let _ = FSM_HALF6.remove(key);
+    }
+
+    #[inline(always)]
+    fn verdict(key: &FlowKey<Self::Addr>) -> Option<&Judged> {
+        // SAFETY: map value, readable until the program ends; what it says is compared with the flow's own.
+        unsafe { FSM_VERDICT6.get(Self::pack(key).as_key::<FlowKey<Self::Addr>>()) }
+    }
+
+    #[inline(always)]
+    fn verdict_remove(key: &FlowKey<Self::Addr>) {
+        let _ = FSM_VERDICT6.remove(key);
     }
 
     #[inline(always)]

@@ -12,6 +12,7 @@ pub mod fib;
 pub mod fragment;
 pub mod guard;
 mod half;
+pub mod inspect;
 pub mod judge;
 pub mod maps;
 mod steer;

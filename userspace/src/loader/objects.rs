@@ -76,7 +76,7 @@ pub mod program {
     /// SO_ORIGINAL_DST.
     pub const ORIGIN: &str = "fsm_origin";
     /// Judges for TC, at their slots of `fsm_prog`.
-    pub const TC_SLOW: [(&str, u32); 10] = [
+    pub const TC_SLOW: [(&str, u32); 13] = [
         ("fsm_tc_in4", slow::INGRESS4),
         ("fsm_tc_in6", slow::INGRESS6),
         ("fsm_tc_out4", slow::EGRESS4),
@@ -87,15 +87,20 @@ pub mod program {
         ("fsm_tc_known6", slow::KNOWN6),
         ("fsm_tc_ended4", slow::ENDED4),
         ("fsm_tc_ended6", slow::ENDED6),
+        ("fsm_tc_inspect4", slow::INSPECT4),
+        ("fsm_tc_inspect6", slow::INSPECT6),
+        ("fsm_tc_judged", slow::JUDGED),
     ];
     /// Judges for XDP, at their slots of `fsm_prog_xdp`.
-    pub const XDP_SLOW: [(&str, u32); 6] = [
+    pub const XDP_SLOW: [(&str, u32); 8] = [
         ("fsm_xdp4", slow::XDP4),
         ("fsm_xdp6", slow::XDP6),
         ("fsm_xdp_known4", slow::XDP_KNOWN4),
         ("fsm_xdp_known6", slow::XDP_KNOWN6),
         ("fsm_xdp_cookie4", slow::XDP_COOKIE4),
         ("fsm_xdp_cookie6", slow::XDP_COOKIE6),
+        ("fsm_xdp_inspect4", slow::XDP_INSPECT4),
+        ("fsm_xdp_inspect6", slow::XDP_INSPECT6),
     ];
     /// XDP on `dpi1`, before the workers' sockets.
     pub const DPI_RX: &str = "fsm_dpi_rx";
