@@ -216,6 +216,7 @@ impl Node {
         let kernel = Kernel {
             csum_ipv6_flag: self.csum_ipv6_flag,
             syn_cookie: syn_cookie::Sysctls::read().offer(),
+            ..Kernel::default()
         };
         apply(&mut self.maps, &mut self.known, model, &kernel)?;
         Ok(())
