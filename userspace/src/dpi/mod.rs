@@ -19,7 +19,9 @@ mod tls;
 pub use engine::{Inspector, MAX_BUFFERED_BYTES, Settings};
 pub use policy::Policies;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
+
+use crate::config::DpiMode;
 
 /// What the kernel said of a frame when it took it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,6 +160,10 @@ pub trait Engine: Send {
 
     /// Ends what is over. Called a few times a second, with or without packets.
     fn tick(&mut self, now_ns: u64, tell: &mut dyn FnMut(Event));
+
+    /// Another mode, other policies: each session is judged by them at its next packet. What is known of protocols
+    /// stays.
+    fn configure(&mut self, _mode: DpiMode, _policies: &Arc<Policies>) {}
 
     /// Numbers.
     fn stats(&self) -> Stats;
