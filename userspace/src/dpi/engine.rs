@@ -347,6 +347,11 @@ fn threat(name: &'static str, proto: u8, ends: &Ends) -> Event {
 }
 
 impl Engine for Inspector {
+    fn configure(&mut self, mode: DpiMode, policies: &Arc<Policies>) {
+        self.set_mode(mode);
+        self.set_policy(policies.clone());
+    }
+
     fn judge(
         &mut self,
         now_ns: u64,

@@ -12,3 +12,4 @@ pub mod preflight;
 pub mod syn_cookie;
 pub mod sys;
 pub mod vip;
+pub mod workers;
