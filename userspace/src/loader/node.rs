@@ -61,7 +61,7 @@ pub enum NodeError {
     Vip(std::io::Error),
     /// The pair of devices that leads to the workers.
     #[error(transparent)]
-    Pair(#[from] super::dpi::PairError),
+    Pair(#[from] super::dpi::DpiError),
     /// Workers.
     #[error("inspection cannot start: {0}")]
     Workers(crate::worker::WorkerError),
@@ -253,6 +253,7 @@ impl Node {
             &mut self.objects,
             &self.dir,
             handle,
+            self.tc,
             self.events.clone(),
         )
         .await?;
@@ -268,7 +269,7 @@ impl Node {
         if self.inspection.take().is_some() {
             info!("inspection is off");
         }
-        dpi::remove(&self.dir, handle).await?;
+        dpi::remove(handle, &self.dir, dpi::NAMES).await?;
         Ok(())
     }
 
@@ -302,7 +303,10 @@ impl Node {
         let kernel = Kernel {
             csum_ipv6_flag: self.csum_ipv6_flag,
             syn_cookie: syn_cookie::Sysctls::read().offer(),
-            workers: self.inspection.as_ref().map_or_else(ToWorkers::default, Inspection::way),
+            workers: self
+                .inspection
+                .as_ref()
+                .map_or_else(ToWorkers::default, Inspection::way),
         };
         apply(&mut self.maps, &mut self.known, model, &kernel)?;
         Ok(())

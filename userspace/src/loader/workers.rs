@@ -8,14 +8,19 @@ use std::{
     time::Duration,
 };
 
+use fsm_common::{
+    escalate::HEAD,
+    wire::l2::{ETH_LEN, VLAN_LEN},
+};
 use rtnetlink::Handle;
 use tokio::sync::mpsc::Sender;
 use tracing::{info, warn};
 
 use super::{
     apply::ToWorkers,
+    attach::TcKind,
     devices::Device,
-    dpi::{self, Pair},
+    dpi::{self, NAMES, Pair},
     node::NodeError,
     objects::Objects,
 };
@@ -29,8 +34,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_millis(500);
 /// Bytes of a frame with its headroom: the small size, and the large one.
 const FRAME_BYTES: [u32; 2] = [2048, 4096];
-/// What a frame can be longer than its MTU: Ethernet header and two VLAN tags.
-const L2: u32 = 14 + 8;
+/// What a frame can be longer than its MTU: Ethernet header and a VLAN tag inside.
+const L2: u32 = (ETH_LEN + VLAN_LEN) as u32;
 
 /// What an engine is made with. Engines that take the place of one that has panicked are made with it too.
 #[derive(Clone)]
@@ -45,7 +50,10 @@ struct Shape {
     cores: Vec<u32>,
     frames: u32,
     frame_bytes: u32,
+    /// Of the pair.
     mtu: u32,
+    /// Bytes of the largest frame.
+    frame: u32,
     max_sessions: u32,
 }
 
@@ -59,11 +67,13 @@ impl Shape {
             .unwrap_or(1500);
         let fits = |bytes: &u32| max_frame(*bytes) >= largest + L2;
         let frame_bytes = FRAME_BYTES.into_iter().find(fits).unwrap_or(FRAME_BYTES[1]);
+        let mtu = dpi::mtu_for(largest);
         Self {
             cores: cores(config),
             frames: config.dpi.frames,
             frame_bytes,
-            mtu: max_frame(frame_bytes).min(largest + L2),
+            mtu,
+            frame: max_frame(frame_bytes).min(mtu + ETH_LEN as u32 - HEAD as u32),
             max_sessions: config.dpi.max_sessions,
         }
     }
@@ -96,24 +106,32 @@ impl Inspection {
         devices: &[Device],
         objects: &mut Objects,
         dir: &Path,
-        handle: &mut Handle,
+        handle: &Handle,
+        tc: TcKind,
         events: Sender<Told>,
     ) -> Result<Self, NodeError> {
         let shape = Shape::of(config, devices);
         let terms = Arc::new(Mutex::new(terms(config)?));
         let queues = shape.cores.len() as u32;
-        let pair = dpi::ensure(objects, dir, handle, queues, shape.mtu).await?;
+        let pair = dpi::ensure(handle, NAMES, queues, shape.mtu).await?;
+        dpi::attach(objects, dir, &pair, tc)?;
         let setup = Setup {
             fail_open: config.node.fail == Fail::Open,
             frame_bytes: shape.frame_bytes,
             frames: shape.frames,
-            ..Setup::new(pair.dpi1, shape.cores.clone(), dir.to_owned(), events)
+            ..Setup::new(
+                pair.back.ifindex,
+                shape.cores.clone(),
+                dir.to_owned(),
+                events,
+            )
         };
         let workers = Workers::start(&setup, &factory(&terms)).map_err(NodeError::Workers)?;
         info!(
             mode = %config.dpi.mode,
             cores = ?shape.cores,
-            largest_frame = max_frame(shape.frame_bytes),
+            largest_frame = shape.frame,
+            adopted = pair.is_adopted,
             "inspection is on"
         );
         Ok(Self {
@@ -126,9 +144,9 @@ impl Inspection {
 
     /// Whether this configuration, on a host with these devices, takes other workers; also where one has ended.
     pub fn must_restart(&self, config: &Config, devices: &[Device]) -> bool {
-        let is_there = [self.pair.dpi0, self.pair.dpi1]
+        let is_there = [&self.pair.front, &self.pair.back]
             .iter()
-            .all(|ifindex| devices.iter().any(|d| d.ifindex == *ifindex && d.is_up));
+            .all(|end| devices.iter().any(|d| d.ifindex == end.ifindex && d.is_up));
         self.shape != Shape::of(config, devices) || !is_there || self.workers.has_ended()
     }
 
@@ -171,9 +189,9 @@ impl Inspection {
     /// What the kernel is told of the way to the workers.
     pub fn way(&self) -> ToWorkers {
         ToWorkers {
-            ifindex: self.pair.dpi0,
+            ifindex: self.pair.front.ifindex,
             count: self.workers.len() as u16,
-            frame: max_frame(self.shape.frame_bytes),
+            frame: self.shape.frame,
         }
     }
 

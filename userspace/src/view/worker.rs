@@ -82,16 +82,16 @@ pub struct Hops {
 pub struct Frames {
     /// All of this worker's.
     pub total: u64,
-    /// Of these, ready for packets to come.
+    /// Of these, with the kernel for packets to come.
     pub fill: u64,
-    /// Neither ready nor anywhere else: always 0.
-    pub leaked: i64,
+    /// Frames that are nowhere: 0, or there is a bug.
+    pub leaked: u64,
 }
 
 impl Row for WorkerRow {
     const HEAD: &'static [&'static str] = &[
-        "WORKER", "CORE", "STATE", "RX", "TX", "ALLOW", "DENY", "LOST", "RESTARTS", "SESSIONS", "P50 US",
-        "P99 US",
+        "WORKER", "CORE", "STATE", "RX", "TX", "ALLOW", "DENY", "LOST", "RESTARTS", "SESSIONS",
+        "P50 US", "P99 US",
     ];
 
     fn cells(&self) -> Vec<String> {
