@@ -5,6 +5,8 @@ pub mod attach;
 pub mod bulk;
 pub mod devices;
 pub mod down;
+pub mod dpi;
+pub mod ethtool;
 pub mod node;
 pub mod objects;
 pub mod peer;
