@@ -8,7 +8,7 @@ pub const MAX_PROBE_BYTES: usize = 2 << 10;
 /// Bytes of a direction that are kept to read its head, once the protocol is known.
 pub const MAX_READ_BYTES: usize = 16 << 10;
 /// Packets with data after which a flow stays unknown, when one side has said what nobody recognises and the other
-/// nothing, or too little.
+/// nothing.
 const MAX_PACKETS: u16 = 16;
 /// Datagrams of one direction in which a protocol is looked for.
 const MAX_DATAGRAMS: u8 = 4;
@@ -85,11 +85,10 @@ impl Inspection {
     /// Nothing more is to be learned.
     pub fn is_over(&self) -> bool {
         let [client, server] = &self.sides;
+        // Of a silent side no more is expected; one that is half understood is heard out.
         let is_late = self.parser.is_none() && self.packets >= MAX_PACKETS;
-        match is_late {
-            true => client.is_over || server.is_over,
-            false => client.is_over && server.is_over,
-        }
+        let is_enough = |heard: &Heard| heard.is_over || (is_late && heard.head.is_empty());
+        (client.is_over || server.is_over) && is_enough(client) && is_enough(server)
     }
 
     /// Bytes that are kept.
