@@ -6,7 +6,6 @@ use tracing::{info, warn};
 
 use super::{Daemon, Then, sweep};
 use crate::{
-    config::DpiMode,
     dpi::Event,
     view::{
         dpi::{AppRow, SessionRow, ThreatRow},
@@ -128,18 +127,13 @@ impl Daemon {
         }
         Then::GoOn
     }
-
-    /// Whether flows wait for workers.
-    pub(super) fn is_protecting(&self) -> bool {
-        self.node.config().dpi.mode == DpiMode::Protect
-    }
 }
 
 fn row(status: &WorkerStatus) -> WorkerRow {
     let counters = &status.counters;
     let state = if status.has_ended {
         "ended"
-    } else if status.age_ns > HUNG_NS {
+    } else if status.age_ns.is_none_or(|age| age > HUNG_NS) {
         "hung"
     } else {
         "alive"

@@ -1,5 +1,6 @@
 //! Metrics of inspection: the workers' own, and what their events say.
 
+use fsm_common::escalate::STALE_NS;
 use prometheus::{
     IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     proto::{Bucket, Histogram, LabelPair, Metric, MetricFamily, MetricType},
@@ -146,7 +147,8 @@ impl Daemon {
                     .with_label_values(&[core.as_str(), verdict])
                     .inc_by(count);
             }
-            let is_up = !worker.has_ended && worker.age_ns < fsm_common::escalate::STALE_NS;
+            let is_awake = worker.age_ns.is_some_and(|age| age < STALE_NS);
+            let is_up = is_awake && !worker.has_ended;
             up.with_label_values(&[&core]).set(is_up.into());
         }
         let sessions = IntGauge::new("fsm_dpi_sessions", "Open sessions of all workers")?;
