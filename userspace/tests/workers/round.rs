@@ -7,13 +7,13 @@ use fsm_common::{
     stats::Hook,
 };
 use fsm_fastpath::{
-    loader::{attach::TcKind, dpi, dpi::NAMES},
+    loader::{dpi, dpi::NAMES},
     worker::Workers,
 };
 
 use super::{
     frame::{ACK, tcp, udp},
-    stage::{MTU, PASS, Stage, alone, netlink, settled, sh, whole},
+    stage::{MTU, PASS, Stage, alone, attach, netlink, settled, sh, whole},
 };
 
 const V4: [&str; 2] = ["10.0.0.1:1000", "10.0.0.2:80"];
@@ -21,8 +21,8 @@ const V6: [&str; 2] = ["[fd00::1]:1000", "[fd00::2]:80"];
 
 #[test]
 fn frames_come_back_as_they_went() {
-    alone(|| {
-        let mut stage = Stage::new(1);
+    alone(|loaded| {
+        let mut stage = Stage::new(loaded, 1);
         let workers = stage.start();
         for [from, to] in [V4, V6] {
             for len in [1, 2, 33, 600, 1400] {
@@ -31,7 +31,10 @@ fn frames_come_back_as_they_went() {
                 for frame in [
                     tcp(from, to, ACK).payload(&payload).bytes(),
                     udp(from, to).payload(&payload).bytes(),
-                    tcp(from, to, ACK).tag(0x8100, 0x2064).payload(&payload).bytes(),
+                    tcp(from, to, ACK)
+                        .tag(0x8100, 0x2064)
+                        .payload(&payload)
+                        .bytes(),
                 ] {
                     stage.out(&frame);
                     assert_eq!(stage.next().as_ref(), Some(&frame));
@@ -50,14 +53,24 @@ fn frames_come_back_as_they_went() {
 
 #[test]
 fn a_tag_beside_the_frame_is_put_back() {
-    alone(|| {
-        let mut stage = Stage::new(1);
+    alone(|loaded| {
+        let mut stage = Stage::new(loaded, 1);
         let _workers = stage.start();
         let bare = tcp(V4[0], V4[1], ACK).payload(&[PASS]);
-        for (flags, tpid) in [(taken::TAGGED, 0x8100), (taken::TAGGED | taken::TAG_AD, 0x88a8)] {
+        for (flags, tpid) in [
+            (taken::TAGGED, 0x8100),
+            (taken::TAGGED | taken::TAG_AD, 0x88a8),
+        ] {
             let said = stage.said(&bare.bytes(), Hook::TcEgress);
             let vlan = 0x6123;
-            stage.inject(&Escalated { flags, vlan, ..said }, &bare.bytes());
+            stage.inject(
+                &Escalated {
+                    flags,
+                    vlan,
+                    ..said
+                },
+                &bare.bytes(),
+            );
             let tagged = bare.clone().tag(tpid, vlan).bytes();
             assert_eq!(stage.next(), Some(tagged));
         }
@@ -67,11 +80,13 @@ fn a_tag_beside_the_frame_is_put_back() {
 /// What was taken on its way in goes into the stack: an echo request is answered.
 #[test]
 fn what_came_from_the_device_goes_into_the_stack() {
-    alone(|| {
-        let mut stage = Stage::new(1);
+    alone(|loaded| {
+        let mut stage = Stage::new(loaded, 1);
         let _workers = stage.start();
-        sh("ip addr add 10.0.0.2/24 dev near; ip link set near address 02:00:00:00:00:01
-            ip neigh add 10.0.0.1 lladdr 02:00:00:00:00:02 dev near");
+        sh(
+            "ip addr add 10.0.0.2/24 dev near; ip link set near address 02:00:00:00:00:01
+            ip neigh add 10.0.0.1 lladdr 02:00:00:00:00:02 dev near",
+        );
         let echo = super::frame::icmp("10.0.0.1", "10.0.0.2", 8).bytes();
         for hook in [Hook::Xdp, Hook::TcIngress] {
             stage.inject(&stage.said(&echo, hook), &echo);
@@ -84,13 +99,13 @@ fn what_came_from_the_device_goes_into_the_stack() {
 /// However the pair spreads frames over its queues, both directions of a flow meet one engine.
 #[test]
 fn both_directions_meet_one_worker() {
-    alone(|| {
+    alone(|loaded| {
         for queues in [1, 2, 4] {
             let mut stage = match queues {
-                1 => Stage::new(1),
+                1 => Stage::new(loaded, 1),
                 _ => {
                     sh("ip link del near");
-                    Stage::new(queues)
+                    Stage::new(loaded, queues)
                 }
             };
             let workers = stage.start();
@@ -123,7 +138,10 @@ fn both_directions_meet_one_worker() {
             let hops: u64 = status.iter().map(|s| s.counters.hop_out).sum();
             assert_eq!(hops, status.iter().map(|s| s.counters.hop_in).sum::<u64>());
             eprintln!("{queues} queues: flows {spread:?}, {hops} of 400 packets changed workers");
-            assert!(spread.iter().all(|&flows| flows > 100 / queues), "{spread:?}");
+            assert!(
+                spread.iter().all(|&flows| flows > 100 / queues),
+                "{spread:?}"
+            );
             assert_eq!(hops > 0, queues > 1);
             for worker in &status {
                 whole(&worker.frames);
@@ -135,15 +153,14 @@ fn both_directions_meet_one_worker() {
 /// A daemon that comes again finds the pair, and takes its place at the sockets; `down` leaves nothing.
 #[test]
 fn the_pair_outlives_its_workers() {
-    alone(|| {
-        let mut stage = Stage::new(2);
+    alone(|loaded| {
+        let mut stage = Stage::new(loaded, 2);
         let frame = tcp(V4[0], V4[1], ACK).payload(&[PASS]).bytes();
         for _ in 0..3 {
             let pair = netlink(async |handle| dpi::ensure(handle, NAMES, 2, MTU).await).unwrap();
             assert!(pair.is_adopted);
             assert_eq!(pair.front.ifindex, stage.pair.front.ifindex);
-            dpi::attach(&mut stage.objects, &stage.pins, &pair, TcKind::Tcx).unwrap();
-            std::fs::remove_file(stage.pins.join("links/dpi-tx")).unwrap();
+            attach(loaded, &pair);
             let workers = stage.start();
             stage.out(&frame);
             assert_eq!(stage.next().as_ref(), Some(&frame));
@@ -155,28 +172,42 @@ fn the_pair_outlives_its_workers() {
         let pair = netlink(async |handle| dpi::ensure(handle, NAMES, 3, MTU + 100).await).unwrap();
         assert!(!pair.is_adopted);
         assert_eq!((pair.back.queues, pair.front.mtu), ([3; 2], MTU + 100));
-        dpi::attach(&mut stage.objects, &stage.pins, &pair, TcKind::Tcx).unwrap();
+        attach(loaded, &pair);
         let pins = stage.pins.clone();
         assert!(netlink(async |handle| dpi::remove(handle, &pins, NAMES).await).unwrap());
         assert!(!netlink(async |handle| dpi::remove(handle, &pins, NAMES).await).unwrap());
-        assert_eq!(std::fs::read_dir(stage.pins.join("links")).unwrap().count(), 0);
+        assert_eq!(
+            std::fs::read_dir(stage.pins.join("links")).unwrap().count(),
+            0
+        );
         // The name is taken.
         sh("ip link add dpi0 type veth peer name other");
         let error = netlink(async |handle| dpi::ensure(handle, NAMES, 1, MTU).await);
-        assert!(error.unwrap_err().to_string().starts_with("dpi0: a device of this name"));
+        assert!(
+            error
+                .unwrap_err()
+                .to_string()
+                .starts_with("dpi0: a device of this name")
+        );
     });
 }
 
 #[test]
 fn nothing_is_said_by_the_pair_itself() {
-    alone(|| {
-        let stage = Stage::new(2);
+    alone(|loaded| {
+        let stage = Stage::new(loaded, 2);
         for [name, end] in [["dpi0", "front"], ["dpi1", "back"]] {
-            let has = |script: &str| sh(&format!("{script} || {{ echo {end}: $({script}); false; }}"));
+            let has = |script: &str| {
+                sh(&format!(
+                    "{script} || {{ echo {end}: $({script}); false; }}"
+                ))
+            };
             has(&format!("test -z \"$(ip -o addr show dev {name})\""));
             has(&format!("ip -o link show {name} | grep -q NOARP"));
         }
-        let features = std::process::Command::new("ethtool").args(["-k", "dpi0"]).output();
+        let features = std::process::Command::new("ethtool")
+            .args(["-k", "dpi0"])
+            .output();
         if let Ok(output) = features {
             let text = String::from_utf8_lossy(&output.stdout);
             for name in [
@@ -186,7 +217,9 @@ fn nothing_is_said_by_the_pair_itself() {
                 "tx-vlan-offload",
                 "tx-udp-segmentation",
             ] {
-                let line = text.lines().find(|line| line.trim_start().starts_with(name));
+                let line = text
+                    .lines()
+                    .find(|line| line.trim_start().starts_with(name));
                 assert!(line.is_some_and(|line| line.contains(": off")), "{line:?}");
             }
         }
@@ -199,8 +232,8 @@ fn nothing_is_said_by_the_pair_itself() {
 /// The largest MTU that is promised can be had.
 #[test]
 fn the_pair_takes_the_longest_frames_that_it_promises() {
-    alone(|| {
-        let mut stage = Stage::new(1);
+    alone(|loaded| {
+        let mut stage = Stage::new(loaded, 1);
         let pair = netlink(async |handle| dpi::ensure(handle, NAMES, 1, dpi::MAX_MTU).await);
         assert_eq!(pair.unwrap().back.mtu, dpi::MAX_MTU);
         sh("ip link set near mtu 9000; ip link set far mtu 9000");

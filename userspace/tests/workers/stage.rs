@@ -1,18 +1,27 @@
 //! A namespace with the pair, workers, and a wire (`near`, `far`) on which frames come out.
 
 use std::{
+    fs::File,
+    os::fd::AsRawFd as _,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     process::Command,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     thread,
     time::{Duration, Instant},
 };
 
+use aya::{
+    Pod,
+    maps::{HashMap, Map, MapData},
+};
 use fsm_common::{
-    escalate::{Escalated, TAKEN, flow_hash, taken},
+    escalate::{Escalated, Judged, TAKEN, flow_hash, taken},
+    flow::FlowKey,
+    maps::name,
     parse::{Packet, parse},
     stats::Hook,
 };
@@ -98,14 +107,30 @@ fn check(what: &str, result: libc::c_int) {
     assert_eq!(result, 0, "{what}: {}", std::io::Error::last_os_error());
 }
 
-/// Runs `test` on a thread of its own, in network and mount namespaces of its own.
-pub fn alone(test: impl FnOnce() + Send + 'static) {
-    let thread = thread::spawn(move || {
+/// The programs over their maps, which take seconds to load: one test after the other has them.
+pub struct Loaded {
+    pub objects: Objects,
+    pub pins: PathBuf,
+    /// The mount namespace whose bpffs has the pins.
+    mounts: File,
+}
+
+static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
+
+impl Loaded {
+    /// Moves this thread to where the pins are.
+    fn enter() -> Self {
         let null = std::ptr::null();
+        let loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner).take();
         // SAFETY: for this thread only; strings that end with zero, or null where the kernel wants none.
         unsafe {
-            let both = libc::CLONE_NEWNET | libc::CLONE_NEWNS;
-            check("unshare (root is needed)", libc::unshare(both));
+            if let Some(loaded) = loaded {
+                check("unshare", libc::unshare(libc::CLONE_FS));
+                let mounts = loaded.mounts.as_raw_fd();
+                check("setns", libc::setns(mounts, libc::CLONE_NEWNS));
+                return loaded;
+            }
+            check("unshare (root is needed)", libc::unshare(libc::CLONE_NEWNS));
             let private = libc::MS_REC | libc::MS_PRIVATE;
             check(
                 "private mounts",
@@ -117,9 +142,34 @@ pub fn alone(test: impl FnOnce() + Send + 'static) {
                 libc::mount(bpf, c"/sys/fs/bpf".as_ptr(), bpf, 0, null.cast()),
             );
         }
-        test();
+        let pins = pin_dir(Path::new(BPFFS));
+        let sizes = Sizes {
+            flows: 1024,
+            half_open: 1024,
+        };
+        Self {
+            objects: Objects::load(&pins, sizes).unwrap(),
+            pins,
+            mounts: File::open("/proc/thread-self/ns/mnt").unwrap(),
+        }
+    }
+}
+
+/// Runs `test` on a thread of its own, in a network namespace of its own.
+pub fn alone(test: impl FnOnce(&mut Loaded) + Send + 'static) {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let thread = thread::spawn(move || {
+        let mut loaded = Loaded::enter();
+        // SAFETY: for this thread only.
+        check("unshare", unsafe { libc::unshare(libc::CLONE_NEWNET) });
+        let result = catch_unwind(AssertUnwindSafe(|| test(&mut loaded)));
+        // Links end with their devices; their pins would be in the next test's way.
+        let _ = std::fs::remove_dir_all(link_dir(&loaded.pins));
+        *LOADED.lock().unwrap_or_else(PoisonError::into_inner) = Some(loaded);
+        result
     });
-    if let Err(panic) = thread.join() {
+    if let Err(panic) = thread.join().and_then(|result| result) {
         std::panic::resume_unwind(panic);
     }
 }
@@ -134,10 +184,9 @@ pub fn netlink<T>(work: impl AsyncFnOnce(&rtnetlink::Handle) -> T) -> T {
     })
 }
 
-/// The programs, the pair and the wire.
+/// The pair and the wire.
 pub struct Stage {
     pub pins: PathBuf,
-    pub objects: Objects,
     pub pair: Pair,
     /// Index of the device that packets are said to be of.
     pub near: u32,
@@ -151,30 +200,33 @@ pub struct Stage {
     sent: AtomicU32,
 }
 
+/// Puts the programs on the pair, but for the one that puts heads on: frames of these tests have theirs.
+pub fn attach(loaded: &mut Loaded, pair: &Pair) {
+    let mut tries = 100;
+    // A link whose pin is removed goes a moment later.
+    while let Err(error) = dpi::attach(&mut loaded.objects, &loaded.pins, pair, TcKind::Tcx) {
+        assert!(tries > 0, "{error}");
+        tries -= 1;
+        thread::sleep(Duration::from_millis(20));
+    }
+    std::fs::remove_file(link_dir(&loaded.pins).join("dpi-tx")).unwrap();
+}
+
 impl Stage {
-    pub fn new(queues: u32) -> Self {
+    pub fn new(loaded: &mut Loaded, queues: u32) -> Self {
         sh("ip link set lo up; ip link add near type veth peer name far
             for d in near far; do
                 echo 1 > /proc/sys/net/ipv6/conf/$d/disable_ipv6; ip link set $d up
             done");
-        let pins = pin_dir(Path::new(BPFFS));
-        let sizes = Sizes {
-            flows: 1024,
-            half_open: 1024,
-        };
-        let mut objects = Objects::load(&pins, sizes).unwrap();
         let pair = netlink(async |handle| dpi::ensure(handle, NAMES, queues, MTU).await).unwrap();
-        dpi::attach(&mut objects, &pins, &pair, TcKind::Tcx).unwrap();
-        // Frames of this test have their heads on already.
-        std::fs::remove_file(link_dir(&pins).join("dpi-tx")).unwrap();
-        let near = std::fs::read_to_string("/sys/class/net/near/ifindex");
-        let near = near.ok().and_then(|text| text.trim().parse().ok());
+        attach(loaded, &pair);
+        empty::<FlowKey<[u8; 4]>>(&loaded.pins, name::FSM_VERDICT);
+        empty::<FlowKey<[u8; 16]>>(&loaded.pins, name::FSM_VERDICT6);
         Self {
-            near: near.unwrap_or_else(|| index("near")),
+            near: index("near"),
             inject: PacketSocket::open(NAMES[0]).unwrap(),
             far: PacketSocket::open("far").unwrap(),
-            pins,
-            objects,
+            pins: loaded.pins.clone(),
             pair,
             log: Log::default(),
             events: None,
@@ -264,8 +316,22 @@ impl Stage {
     /// Whether nothing comes out for a while.
     pub fn is_silent(&self) -> bool {
         self.far.wait(Duration::from_millis(150));
-        self.far.receive(&mut vec![0; FRAME_BYTES]).unwrap().is_none()
+        self.far
+            .receive(&mut vec![0; FRAME_BYTES])
+            .unwrap()
+            .is_none()
     }
+}
+
+/// All entries of a verdict map, which has none then.
+pub fn empty<K: Pod>(pins: &Path, name: &str) -> Vec<(K, Judged)> {
+    let data = MapData::from_pin(pins.join(name)).unwrap();
+    let mut map = HashMap::<_, K, Judged>::try_from(Map::LruHashMap(data)).unwrap();
+    let entries: Vec<_> = map.iter().map(Result::unwrap).collect();
+    for (key, _) in &entries {
+        map.remove(key).unwrap();
+    }
+    entries
 }
 
 fn index(name: &str) -> u32 {
@@ -283,7 +349,8 @@ pub fn settled(workers: &Workers, judged: u64) -> Vec<WorkerStatus> {
     let end = Instant::now() + Duration::from_secs(10);
     loop {
         let status = workers.status();
-        let sum = |get: fn(&Counters) -> u64| -> u64 { status.iter().map(|s| get(&s.counters)).sum() };
+        let sum =
+            |get: fn(&Counters) -> u64| -> u64 { status.iter().map(|s| get(&s.counters)).sum() };
         let away: u32 = status.iter().map(|s| s.frames.away + s.frames.tx).sum();
         if sum(|c| c.judged) >= judged && away == 0 || Instant::now() > end {
             return status;
