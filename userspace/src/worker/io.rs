@@ -43,7 +43,7 @@ pub(super) const RESERVE: usize = 64;
 const SLEEP_MS: i32 = 100;
 /// The same while frames wait to be sent.
 const RETRY_MS: i32 = 1;
-/// How often the engine ends what is over.
+/// How often the engine ends what is over, and the device is looked after.
 const TICK_NS: u64 = 250_000_000;
 
 /// What a worker is asked between two rounds.
@@ -145,7 +145,7 @@ impl Worker {
             while let Ok(ask) = self.asks.try_recv() {
                 self.answer(ask);
             }
-            self.tick(now_ns);
+            self.tick(now_ns)?;
             if !self.round(now_ns)? {
                 self.sleep()?;
             }
@@ -365,9 +365,10 @@ impl Worker {
         }
     }
 
-    fn tick(&mut self, now_ns: u64) {
+    /// What is due a few times a second.
+    fn tick(&mut self, now_ns: u64) -> io::Result<()> {
         if now_ns.saturating_sub(self.room.ticked_ns) < TICK_NS {
-            return;
+            return Ok(());
         }
         self.room.ticked_ns = now_ns;
         let worker = self.number;
@@ -379,6 +380,7 @@ impl Worker {
         self.desk
             .guarded(counters, |engine| engine.tick(now_ns, &mut tell));
         self.counters.events_lost += lost;
+        self.look_after()
     }
 
     fn sleep(&mut self) -> io::Result<()> {
@@ -408,14 +410,10 @@ impl Worker {
         if fds[1].revents != 0 {
             self.bell.hush();
         }
-        if ready == 0 && timeout == SLEEP_MS {
-            self.look_after()?;
-        }
         Ok(())
     }
 
-    /// Nothing has come for a while: whether the device is still there, and up. While it is not, the hooks are to
-    /// know that nobody listens.
+    /// Whether the device is still there, and up. While it is not, the hooks are to know that nobody listens.
     fn look_after(&mut self) -> io::Result<()> {
         let is_up = self.socket.is_up()?;
         if std::mem::replace(&mut self.room.is_up, is_up) && !is_up {

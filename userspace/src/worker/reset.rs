@@ -147,7 +147,11 @@ mod tests {
 
     /// (source port, seq, ack, flags) of an RST whose checksums hold.
     fn read(rst: &Rst) -> (u16, u32, u32, u8) {
-        check_sums(rst.frame()).unwrap();
+        let mut bare = rst.frame().to_vec();
+        if bare[12..14] == [0x81, 0] {
+            bare.drain(12..16);
+        }
+        check_sums(&bare).unwrap();
         let (port, parsed) = match parse(rst.frame()).unwrap() {
             Packet::V4(p) => (p.key.sport, (p.seq, p.ack, p.tcp_flags)),
             Packet::V6(p) => (p.key.sport, (p.seq, p.ack, p.tcp_flags)),
