@@ -31,7 +31,7 @@ impl Parser for Dns {
     fn probe(&self, head: &Head<'_>) -> Probe {
         let is_asked = |message: &Message| message.questions == 1 && message.is_plain(head.side);
         match head.transport {
-            Transport::Udp => match message(head.bytes, false) {
+            Transport::Udp => match message(head.bytes, false, false) {
                 Some(message) if is_asked(&message) => Probe::Yes,
                 _ => Probe::No,
             },
@@ -43,7 +43,7 @@ impl Parser for Dns {
                 }
                 Framed::Whole(bytes) | Framed::Cut(bytes) => {
                     let is_cut = matches!(framed(head), Framed::Cut(_));
-                    match message(bytes, is_cut) {
+                    match message(bytes, is_cut, false) {
                         Some(message) if is_asked(&message) => Probe::Yes,
                         _ => Probe::No,
                     }
@@ -55,10 +55,10 @@ impl Parser for Dns {
 
     fn read(&self, head: &Head<'_>, info: &mut Info) -> Step {
         let found = match (head.transport, framed(head)) {
-            (Transport::Udp, _) => message(head.bytes, false),
+            (Transport::Udp, _) => message(head.bytes, false, true),
             (_, Framed::More(_)) => return Step::More,
-            (_, Framed::Whole(bytes)) => message(bytes, false),
-            (_, Framed::Cut(bytes)) => message(bytes, true),
+            (_, Framed::Whole(bytes)) => message(bytes, false, true),
+            (_, Framed::Cut(bytes)) => message(bytes, true, true),
             (_, Framed::Broken) => None,
         };
         if let Some(message) = found {
@@ -79,7 +79,7 @@ impl Parser for Mdns {
 
     fn probe(&self, head: &Head<'_>) -> Probe {
         let is_port = head.ports.contains(&MDNS_PORT);
-        match is_port.then(|| message(head.bytes, false)).flatten() {
+        match is_port.then(|| message(head.bytes, false, false)).flatten() {
             Some(message) if message.questions + message.records > 0 && message.opcode == 0 => {
                 Probe::Yes
             }
@@ -88,7 +88,7 @@ impl Parser for Mdns {
     }
 
     fn read(&self, head: &Head<'_>, info: &mut Info) -> Step {
-        if let Some(message) = message(head.bytes, false) {
+        if let Some(message) = message(head.bytes, false, true) {
             message.tell(info);
         }
         Step::Done
@@ -172,8 +172,9 @@ impl Message {
     }
 }
 
-/// Takes a message apart to its last byte; `is_cut` forgives an early end behind the questions.
-fn message(bytes: &[u8], is_cut: bool) -> Option<Message> {
+/// Takes a message apart to its last byte; `is_cut` forgives an early end behind the questions; without `is_named` the name
+/// is only checked.
+fn message(bytes: &[u8], is_cut: bool, is_named: bool) -> Option<Message> {
     let mut header = Reader(bytes);
     header.take(2)?;
     let flags = header.u16()?;
@@ -195,8 +196,8 @@ fn message(bytes: &[u8], is_cut: bool) -> Option<Message> {
     }
     let mut at = HEADER_BYTES;
     for question in 0..message.questions {
-        let mut dotted = (question == 0).then_some(&mut message.name);
-        at = name(bytes, at, dotted.as_deref_mut())?;
+        let dotted = (is_named && question == 0).then_some(&mut message.name);
+        at = name(bytes, at, dotted)?;
         let mut rest = Reader(bytes.get(at..)?);
         let (kind, class) = (rest.u16()?, rest.u16()?);
         at += 4;

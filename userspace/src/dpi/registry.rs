@@ -7,6 +7,8 @@ use super::{dns, http, ssh, tls};
 const MAX_VALUE_BYTES: usize = 512;
 /// Pairs that are told of a flow.
 const MAX_PAIRS: usize = 16;
+/// Pairs for which room is made at once.
+const USUAL_PAIRS: usize = 5;
 
 /// Who said it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,15 +78,27 @@ impl Info {
             return;
         }
         let cut = &value[..value.len().min(MAX_VALUE_BYTES)];
-        let mut text = String::with_capacity(cut.len());
-        for c in String::from_utf8_lossy(cut).chars() {
-            match c.is_control() {
-                true => text.extend(c.escape_default()),
-                false => text.push(c),
-            }
+        let is_plain = cut.iter().all(|b| matches!(b, b' '..=b'~'));
+        let text = match std::str::from_utf8(cut) {
+            Ok(text) if is_plain => text.to_owned(),
+            _ => escaped(&String::from_utf8_lossy(cut)),
+        };
+        if self.0.is_empty() {
+            self.0.reserve(USUAL_PAIRS);
         }
         self.0.push((name, text));
     }
+}
+
+fn escaped(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c.is_control() {
+            true => safe.extend(c.escape_default()),
+            false => safe.push(c),
+        }
+    }
+    safe
 }
 
 /// A protocol. Its functions are pure: they are asked again with more bytes.
