@@ -9,8 +9,6 @@ const HEADER_BYTES: usize = 12;
 const MIN_BYTES: usize = HEADER_BYTES + 5;
 /// Bytes of a name (RFC 1035 §3.1).
 const MAX_NAME_BYTES: usize = 255;
-/// Compression pointers in one name.
-const MAX_POINTERS: usize = 32;
 /// Port of multicast DNS.
 const MDNS_PORT: u16 = 5353;
 
@@ -224,19 +222,19 @@ fn record(bytes: &[u8], at: usize) -> Option<usize> {
     Some(bytes.len() - rest.0.len())
 }
 
-/// Offset behind a name; the name itself, dotted, into `dotted`. Pointers only go backwards, so none can loop.
+/// Offset behind a name; the name itself, dotted, into `dotted`. A pointer (RFC 1035 §4.1.4) must go backwards and is
+/// not followed: the first question's name has none, for nothing is before it, and following those of all records would
+/// let a small message cost much.
 fn name(bytes: &[u8], start: usize, mut dotted: Option<&mut Vec<u8>>) -> Option<usize> {
-    let (mut at, mut floor) = (start, start);
-    let mut end = None;
-    let (mut len, mut pointers) = (0, 0);
+    let mut at = start;
     loop {
         let size = *bytes.get(at)?;
         match size >> 6 {
             0 if size == 0 => break,
             0 => {
                 let label = bytes.get(at + 1..at + 1 + usize::from(size))?;
-                len += label.len() + 1;
-                if len > MAX_NAME_BYTES {
+                at += 1 + label.len();
+                if at - start >= MAX_NAME_BYTES {
                     return None;
                 }
                 if let Some(dotted) = dotted.as_deref_mut() {
@@ -245,16 +243,10 @@ fn name(bytes: &[u8], start: usize, mut dotted: Option<&mut Vec<u8>>) -> Option<
                     }
                     dotted.extend(label.iter().map(u8::to_ascii_lowercase));
                 }
-                at += 1 + label.len();
             }
             3 => {
                 let to = usize::from(size & 0x3f) << 8 | usize::from(*bytes.get(at + 1)?);
-                pointers += 1;
-                if to < HEADER_BYTES || to >= floor || pointers > MAX_POINTERS {
-                    return None;
-                }
-                end.get_or_insert(at + 2);
-                (at, floor) = (to, to);
+                return (HEADER_BYTES..start).contains(&to).then_some(at + 2);
             }
             _ => return None,
         }
@@ -264,7 +256,7 @@ fn name(bytes: &[u8], start: usize, mut dotted: Option<&mut Vec<u8>>) -> Option<
     {
         dotted.push(b'.');
     }
-    Some(end.unwrap_or(at + 1))
+    Some(at + 1)
 }
 
 /// IANA "Resource Record (RR) TYPEs", those that are met.
@@ -360,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn pointers_do_not_loop_or_go_forward() {
+    fn pointers_go_backwards() {
         for pointer in [b"\xc0\x0c", b"\xc0\x20", b"\xc0\x00"] {
             let bytes = [
                 &b"\0\x01\x01\0\0\x01\0\0\0\0\0\0"[..],
