@@ -9,6 +9,8 @@ const HEADER_BYTES: usize = 12;
 const MIN_BYTES: usize = HEADER_BYTES + 5;
 /// Bytes of a name (RFC 1035 §3.1).
 const MAX_NAME_BYTES: usize = 255;
+/// Bytes of a name for which room is made at once.
+const USUAL_NAME_BYTES: usize = 64;
 /// Port of multicast DNS.
 const MDNS_PORT: u16 = 5353;
 
@@ -161,11 +163,11 @@ impl Message {
     fn tell(self, info: &mut Info) {
         if self.questions > 0 {
             info.add("query", &self.name);
-            info.add("type", type_name(self.kind).as_bytes());
+            info.add_word("type", type_name(self.kind));
         }
         if self.is_response {
-            info.add("answers", self.answers.to_string().as_bytes());
-            info.add("rcode", rcode_name(self.rcode).as_bytes());
+            info.add_word("answers", self.answers.to_string());
+            info.add_word("rcode", rcode_name(self.rcode));
         }
     }
 }
@@ -238,7 +240,9 @@ fn name(bytes: &[u8], start: usize, mut dotted: Option<&mut Vec<u8>>) -> Option<
                     return None;
                 }
                 if let Some(dotted) = dotted.as_deref_mut() {
-                    if !dotted.is_empty() {
+                    if dotted.is_empty() {
+                        dotted.reserve(USUAL_NAME_BYTES);
+                    } else {
                         dotted.push(b'.');
                     }
                     dotted.extend(label.iter().map(u8::to_ascii_lowercase));

@@ -73,20 +73,30 @@ impl Info {
     /// Adds a value that the peer chose: bounded, control characters escaped, what is not UTF-8 replaced. The first
     /// of a name stays.
     pub fn add(&mut self, name: &'static str, value: &[u8]) {
-        let is_known = self.0.iter().any(|(other, _)| *other == name);
-        if is_known || value.is_empty() || self.0.len() >= MAX_PAIRS {
+        if value.is_empty() {
             return;
         }
         let cut = &value[..value.len().min(MAX_VALUE_BYTES)];
         let is_plain = cut.iter().all(|b| matches!(b, b' '..=b'~'));
-        let text = match std::str::from_utf8(cut) {
-            Ok(text) if is_plain => text.to_owned(),
-            _ => escaped(&String::from_utf8_lossy(cut)),
-        };
+        self.add_word(
+            name,
+            match std::str::from_utf8(cut) {
+                Ok(text) if is_plain => text.to_owned(),
+                _ => escaped(&String::from_utf8_lossy(cut)),
+            },
+        );
+    }
+
+    /// Adds a value that the parser chose.
+    pub fn add_word(&mut self, name: &'static str, value: String) {
+        let is_known = self.0.iter().any(|(other, _)| *other == name);
+        if is_known || self.0.len() >= MAX_PAIRS {
+            return;
+        }
         if self.0.is_empty() {
             self.0.reserve(USUAL_PAIRS);
         }
-        self.0.push((name, text));
+        self.0.push((name, value));
     }
 }
 
