@@ -1,10 +1,11 @@
 //! Measures what the programs cost: by themselves (`programs`), with a big flow table (`flows`), beside nft
-//! (`compare`, `flood`), and what a million rules take (`acl`).
+//! (`compare`, `flood`), what a million rules take (`acl`), and the inspection engine (`dpi`).
 
 mod acl;
 mod asm;
 mod compare;
 mod ctnetlink;
+mod dpi;
 mod entries;
 mod flood;
 mod hosts;
@@ -38,6 +39,8 @@ enum Verb {
     Compare(compare::Options),
     /// Open and new connections in a flood of spoofed packets, beside nft's DNAT.
     Flood(flood::Options),
+    /// ns a packet of the inspection engine, frames in memory.
+    Dpi(dpi::Options),
     /// Clients and listeners of `compare` and `flood`
     #[command(subcommand, hide = true)]
     Load(load::Load),
@@ -50,6 +53,7 @@ fn main() -> anyhow::Result<()> {
         Verb::Flows(options) => table::run(&options),
         Verb::Compare(options) => compare::run(&options),
         Verb::Flood(options) => flood::run(&options),
+        Verb::Dpi(options) => dpi::run(&options),
         Verb::Load(load) => load::run(&load),
     }
 }

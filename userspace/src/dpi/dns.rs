@@ -9,8 +9,8 @@ const HEADER_BYTES: usize = 12;
 const MIN_BYTES: usize = HEADER_BYTES + 5;
 /// Bytes of a name (RFC 1035 §3.1).
 const MAX_NAME_BYTES: usize = 255;
-/// Compression pointers in one name.
-const MAX_POINTERS: usize = 32;
+/// Bytes of a name for which room is made at once.
+const USUAL_NAME_BYTES: usize = 64;
 /// Port of multicast DNS.
 const MDNS_PORT: u16 = 5353;
 
@@ -31,7 +31,7 @@ impl Parser for Dns {
     fn probe(&self, head: &Head<'_>) -> Probe {
         let is_asked = |message: &Message| message.questions == 1 && message.is_plain(head.side);
         match head.transport {
-            Transport::Udp => match message(head.bytes, false) {
+            Transport::Udp => match message(head.bytes, false, false) {
                 Some(message) if is_asked(&message) => Probe::Yes,
                 _ => Probe::No,
             },
@@ -43,7 +43,7 @@ impl Parser for Dns {
                 }
                 Framed::Whole(bytes) | Framed::Cut(bytes) => {
                     let is_cut = matches!(framed(head), Framed::Cut(_));
-                    match message(bytes, is_cut) {
+                    match message(bytes, is_cut, false) {
                         Some(message) if is_asked(&message) => Probe::Yes,
                         _ => Probe::No,
                     }
@@ -55,10 +55,10 @@ impl Parser for Dns {
 
     fn read(&self, head: &Head<'_>, info: &mut Info) -> Step {
         let found = match (head.transport, framed(head)) {
-            (Transport::Udp, _) => message(head.bytes, false),
+            (Transport::Udp, _) => message(head.bytes, false, true),
             (_, Framed::More(_)) => return Step::More,
-            (_, Framed::Whole(bytes)) => message(bytes, false),
-            (_, Framed::Cut(bytes)) => message(bytes, true),
+            (_, Framed::Whole(bytes)) => message(bytes, false, true),
+            (_, Framed::Cut(bytes)) => message(bytes, true, true),
             (_, Framed::Broken) => None,
         };
         if let Some(message) = found {
@@ -79,7 +79,7 @@ impl Parser for Mdns {
 
     fn probe(&self, head: &Head<'_>) -> Probe {
         let is_port = head.ports.contains(&MDNS_PORT);
-        match is_port.then(|| message(head.bytes, false)).flatten() {
+        match is_port.then(|| message(head.bytes, false, false)).flatten() {
             Some(message) if message.questions + message.records > 0 && message.opcode == 0 => {
                 Probe::Yes
             }
@@ -88,7 +88,7 @@ impl Parser for Mdns {
     }
 
     fn read(&self, head: &Head<'_>, info: &mut Info) -> Step {
-        if let Some(message) = message(head.bytes, false) {
+        if let Some(message) = message(head.bytes, false, true) {
             message.tell(info);
         }
         Step::Done
@@ -163,17 +163,18 @@ impl Message {
     fn tell(self, info: &mut Info) {
         if self.questions > 0 {
             info.add("query", &self.name);
-            info.add("type", type_name(self.kind).as_bytes());
+            info.add_word("type", type_name(self.kind));
         }
         if self.is_response {
-            info.add("answers", self.answers.to_string().as_bytes());
-            info.add("rcode", rcode_name(self.rcode).as_bytes());
+            info.add_word("answers", self.answers.to_string());
+            info.add_word("rcode", rcode_name(self.rcode));
         }
     }
 }
 
-/// Takes a message apart to its last byte; `is_cut` forgives an early end behind the questions.
-fn message(bytes: &[u8], is_cut: bool) -> Option<Message> {
+/// Takes a message apart to its last byte; `is_cut` forgives an early end behind the questions; without `is_named` the name
+/// is only checked.
+fn message(bytes: &[u8], is_cut: bool, is_named: bool) -> Option<Message> {
     let mut header = Reader(bytes);
     header.take(2)?;
     let flags = header.u16()?;
@@ -195,8 +196,8 @@ fn message(bytes: &[u8], is_cut: bool) -> Option<Message> {
     }
     let mut at = HEADER_BYTES;
     for question in 0..message.questions {
-        let mut dotted = (question == 0).then_some(&mut message.name);
-        at = name(bytes, at, dotted.as_deref_mut())?;
+        let dotted = (is_named && question == 0).then_some(&mut message.name);
+        at = name(bytes, at, dotted)?;
         let mut rest = Reader(bytes.get(at..)?);
         let (kind, class) = (rest.u16()?, rest.u16()?);
         at += 4;
@@ -223,37 +224,33 @@ fn record(bytes: &[u8], at: usize) -> Option<usize> {
     Some(bytes.len() - rest.0.len())
 }
 
-/// Offset behind a name; the name itself, dotted, into `dotted`. Pointers only go backwards, so none can loop.
+/// Offset behind a name; the name itself, dotted, into `dotted`. A pointer (RFC 1035 §4.1.4) must go backwards and is
+/// not followed: the first question's name has none, for nothing is before it, and following those of all records would
+/// let a small message cost much.
 fn name(bytes: &[u8], start: usize, mut dotted: Option<&mut Vec<u8>>) -> Option<usize> {
-    let (mut at, mut floor) = (start, start);
-    let mut end = None;
-    let (mut len, mut pointers) = (0, 0);
+    let mut at = start;
     loop {
         let size = *bytes.get(at)?;
         match size >> 6 {
             0 if size == 0 => break,
             0 => {
                 let label = bytes.get(at + 1..at + 1 + usize::from(size))?;
-                len += label.len() + 1;
-                if len > MAX_NAME_BYTES {
+                at += 1 + label.len();
+                if at - start >= MAX_NAME_BYTES {
                     return None;
                 }
                 if let Some(dotted) = dotted.as_deref_mut() {
-                    if !dotted.is_empty() {
+                    if dotted.is_empty() {
+                        dotted.reserve(USUAL_NAME_BYTES);
+                    } else {
                         dotted.push(b'.');
                     }
                     dotted.extend(label.iter().map(u8::to_ascii_lowercase));
                 }
-                at += 1 + label.len();
             }
             3 => {
                 let to = usize::from(size & 0x3f) << 8 | usize::from(*bytes.get(at + 1)?);
-                pointers += 1;
-                if to < HEADER_BYTES || to >= floor || pointers > MAX_POINTERS {
-                    return None;
-                }
-                end.get_or_insert(at + 2);
-                (at, floor) = (to, to);
+                return (HEADER_BYTES..start).contains(&to).then_some(at + 2);
             }
             _ => return None,
         }
@@ -263,7 +260,7 @@ fn name(bytes: &[u8], start: usize, mut dotted: Option<&mut Vec<u8>>) -> Option<
     {
         dotted.push(b'.');
     }
-    Some(end.unwrap_or(at + 1))
+    Some(at + 1)
 }
 
 /// IANA "Resource Record (RR) TYPEs", those that are met.
@@ -359,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn pointers_do_not_loop_or_go_forward() {
+    fn pointers_go_backwards() {
         for pointer in [b"\xc0\x0c", b"\xc0\x20", b"\xc0\x00"] {
             let bytes = [
                 &b"\0\x01\x01\0\0\x01\0\0\0\0\0\0"[..],

@@ -13,7 +13,8 @@ use super::{
     inspect::Inspection,
     policy::{Decision, Flow, Policies},
     registry::{Side, Transport},
-    session::{Place, Session, State},
+    session::{Session, State},
+    stream,
     table::{Key, Table},
 };
 use crate::config::DpiMode;
@@ -202,7 +203,7 @@ impl Inspector {
                 // A SYN takes a sequence number of its own.
                 let syn = u32::from(datagram.tcp.flags & tcp_flag::SYN != 0);
                 let seq = datagram.tcp.seq.wrapping_add(syn);
-                stream(half, inspection, side, seq, datagram.payload, has_room);
+                stream::follow(half, inspection, side, seq, datagram.payload, has_room);
             }
             (Transport::Udp, inspection) => {
                 half.bytes += datagram.payload.len() as u64;
@@ -292,48 +293,6 @@ impl Inspector {
             });
         }
         verdict
-    }
-}
-
-/// Follows a direction of TCP; what is new goes to the inspection, if there is one.
-fn stream(
-    half: &mut super::session::Half,
-    mut inspection: Option<&mut Inspection>,
-    side: Side,
-    seq: u32,
-    payload: &[u8],
-    has_room: bool,
-) {
-    if payload.is_empty() {
-        return;
-    }
-    let end = seq.wrapping_add(payload.len() as u32);
-    match half.place(seq, payload.len()) {
-        Place::Old => return,
-        Place::New(skip) => {
-            half.advance(end, payload.len() - skip);
-            if let Some(inspection) = inspection.as_deref_mut() {
-                inspection.hear(side, &payload[skip..], has_room);
-            }
-        }
-        Place::Ahead => {
-            if let Some(inspection) = inspection.as_deref_mut()
-                && inspection.wants(side)
-            {
-                if inspection.hold(side, seq, payload, has_room) {
-                    return;
-                }
-                inspection.lose(side);
-            }
-            half.advance(end, payload.len());
-        }
-    }
-    let Some(inspection) = inspection else { return };
-    while let Some((seq, bytes)) = inspection.release(side, half.next()) {
-        if let Place::New(skip) = half.place(seq, bytes.len()) {
-            half.advance(seq.wrapping_add(bytes.len() as u32), bytes.len() - skip);
-            inspection.hear(side, &bytes[skip..], has_room);
-        }
     }
 }
 

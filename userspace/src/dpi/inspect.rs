@@ -242,3 +242,4 @@ fn candidates(transport: Transport) -> u32 {
 }
 
 const _: () = assert!(PARSERS.len() <= 32, "a bit a parser");
+const _: () = assert!(size_of::<Inspection>() == 176, "as docs/inspection.md says");

@@ -13,6 +13,7 @@ mod policy;
 mod registry;
 mod session;
 mod ssh;
+mod stream;
 mod table;
 mod tls;
 

@@ -7,6 +7,8 @@ use super::{dns, http, ssh, tls};
 const MAX_VALUE_BYTES: usize = 512;
 /// Pairs that are told of a flow.
 const MAX_PAIRS: usize = 16;
+/// Pairs for which room is made at once.
+const USUAL_PAIRS: usize = 5;
 
 /// Who said it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,20 +73,42 @@ impl Info {
     /// Adds a value that the peer chose: bounded, control characters escaped, what is not UTF-8 replaced. The first
     /// of a name stays.
     pub fn add(&mut self, name: &'static str, value: &[u8]) {
-        let is_known = self.0.iter().any(|(other, _)| *other == name);
-        if is_known || value.is_empty() || self.0.len() >= MAX_PAIRS {
+        if value.is_empty() {
             return;
         }
         let cut = &value[..value.len().min(MAX_VALUE_BYTES)];
-        let mut text = String::with_capacity(cut.len());
-        for c in String::from_utf8_lossy(cut).chars() {
-            match c.is_control() {
-                true => text.extend(c.escape_default()),
-                false => text.push(c),
-            }
-        }
-        self.0.push((name, text));
+        let is_plain = cut.iter().all(|b| matches!(b, b' '..=b'~'));
+        self.add_word(
+            name,
+            match std::str::from_utf8(cut) {
+                Ok(text) if is_plain => text.to_owned(),
+                _ => escaped(&String::from_utf8_lossy(cut)),
+            },
+        );
     }
+
+    /// Adds a value that the parser chose.
+    pub fn add_word(&mut self, name: &'static str, value: String) {
+        let is_known = self.0.iter().any(|(other, _)| *other == name);
+        if is_known || self.0.len() >= MAX_PAIRS {
+            return;
+        }
+        if self.0.is_empty() {
+            self.0.reserve(USUAL_PAIRS);
+        }
+        self.0.push((name, value));
+    }
+}
+
+fn escaped(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c.is_control() {
+            true => safe.extend(c.escape_default()),
+            false => safe.push(c),
+        }
+    }
+    safe
 }
 
 /// A protocol. Its functions are pure: they are asked again with more bytes.

@@ -10,12 +10,10 @@ use super::{
     inspect::Inspection,
     policy::{Decision, Known},
     registry::Side,
+    stream::Half,
     table::Key,
 };
 
-/// Sequence numbers past the expected one at which an RST or FIN is still the connection's own: the largest window
-/// without scaling. A wilder one changes nothing here.
-const CONTROL_WINDOW: u32 = 0xffff;
 /// Nanoseconds without packets after which a SYN with another sequence number opens an established flow anew.
 const REOPEN_IDLE_NS: u64 = 30_000_000_000;
 
@@ -57,75 +55,6 @@ impl State {
             Self::Other => 15,
         };
         seconds * 1_000_000_000
-    }
-}
-
-/// One direction of TCP.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Half {
-    /// Sequence number of its SYN; meaningless without `is_opened`.
-    isn: u32,
-    /// The next byte's; meaningless without `is_known`.
-    next: u32,
-    /// Its SYN was seen.
-    is_opened: bool,
-    /// `next` is known.
-    is_known: bool,
-    /// Its FIN was seen.
-    is_closed: bool,
-    /// Payload bytes, each once.
-    pub bytes: u64,
-}
-
-/// Where a segment's data stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// Already there.
-    Old,
-    /// New, but for so many bytes at its front.
-    New(usize),
-    /// Something is missing before it.
-    Ahead,
-}
-
-impl Half {
-    /// Where data at `seq` stands. The first ever seen is new.
-    pub fn place(&mut self, seq: u32, len: usize) -> Place {
-        if !self.is_known {
-            self.resume(seq);
-        }
-        let ahead = seq.wrapping_sub(self.next) as i32;
-        match ahead {
-            1.. => Place::Ahead,
-            _ => {
-                let known = ahead.unsigned_abs() as usize;
-                if known < len {
-                    Place::New(known)
-                } else {
-                    Place::Old
-                }
-            }
-        }
-    }
-
-    /// Takes data that is new: it ends at `end`.
-    pub fn advance(&mut self, end: u32, len: usize) {
-        self.next = end;
-        self.bytes += len as u64;
-    }
-
-    /// The next byte.
-    pub fn next(&self) -> u32 {
-        self.next
-    }
-
-    fn resume(&mut self, seq: u32) {
-        (self.next, self.is_known) = (seq, true);
-    }
-
-    fn is_near(&self, seq: u32) -> bool {
-        // One before is a keep-alive's.
-        !self.is_known || seq.wrapping_sub(self.next.wrapping_sub(1)) <= CONTROL_WINDOW
     }
 }
 
@@ -220,9 +149,8 @@ impl Session {
         }
         let is_syn = tcp.flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN;
         let half = &self.halves[side as usize];
-        let is_other = !half.is_opened || half.isn != tcp.seq;
         is_syn
-            && is_other
+            && !half.is_opened_by(tcp.seq)
             && match self.state {
                 State::Closing | State::Blocked => true,
                 State::Opening => false,
@@ -243,17 +171,15 @@ impl Session {
         }
         if tcp.flags & tcp_flag::SYN != 0 {
             if was_opening {
-                (half.isn, half.is_opened) = (tcp.seq, true);
-                half.resume(tcp.seq.wrapping_add(1));
+                half.open(tcp.seq);
                 if side == Side::Server && tcp.flags & tcp_flag::ACK != 0 {
-                    // The client may have tried more than one sequence number: this is the one that was taken.
-                    self.halves[client].resume(tcp.ack);
+                    self.halves[client].accepted(tcp.ack);
                 }
             }
             return false;
         }
         let mut is_answered = false;
-        if was_opening && side == Side::Client && self.halves[server].is_known {
+        if was_opening && side == Side::Client && self.halves[server].is_known() {
             self.state = State::NoData;
             is_answered = true;
         }
@@ -263,11 +189,11 @@ impl Session {
         let half = &mut self.halves[side as usize];
         if tcp.flags & tcp_flag::FIN != 0
             && half.is_near(tcp.seq.wrapping_add(len as u32))
-            && !std::mem::replace(&mut half.is_closed, true)
+            && half.close()
             && self.state != State::Blocked
             && self.state != State::Closing
         {
-            let is_both = self.halves.iter().all(|half| half.is_closed);
+            let is_both = self.halves.iter().all(Half::is_closed);
             self.state = if is_both {
                 State::Closing
             } else {

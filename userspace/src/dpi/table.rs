@@ -1,7 +1,7 @@
 //! Sessions by tuple: a slab in blocks (it grows without moving what is there), a hash table of numbers into it, and
 //! two kinds of lists through it: a wheel of timers, and the sessions that nobody has answered, oldest first.
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hash, Hasher};
 
 use foldhash::quality::FixedState;
 use hashbrown::HashTable;
@@ -20,12 +20,24 @@ const NONE: u32 = u32::MAX;
 const SLOT_NS: u64 = 1_000_000_000;
 
 /// A tuple, the same for both directions: the lower end first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
     addrs: [[u64; 2]; 2],
     ports: [u16; 2],
     proto: u8,
     is_v6: bool,
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let [low, high] = self.addrs;
+        for word in [low[0], low[1], high[0], high[1]] {
+            state.write_u64(word);
+        }
+        let [low, high] = self.ports.map(u64::from);
+        let family = u64::from(self.is_v6);
+        state.write_u64(low | high << 16 | u64::from(self.proto) << 32 | family << 40);
+    }
 }
 
 impl Key {

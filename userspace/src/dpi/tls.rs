@@ -159,7 +159,7 @@ fn hello(message: &[u8], side: Side, info: &mut Info) -> Option<()> {
         Side::Client => "client_version",
         Side::Server => "version",
     };
-    info.add(key, version_name(version).as_bytes());
+    info.add_word(key, version_name(version));
     (!is_cut).then_some(())
 }
 

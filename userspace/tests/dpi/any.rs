@@ -88,8 +88,6 @@ fn meta() -> impl Strategy<Value = Meta> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
-
     #[test]
     fn nothing_panics_and_limits_hold(
         mode in prop::sample::select(vec![DpiMode::Learn, DpiMode::Monitor, DpiMode::Protect]),

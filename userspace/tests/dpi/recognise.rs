@@ -97,8 +97,6 @@ fn in_one_piece_or_byte_by_byte_in_both_families() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
-
     /// Cut anywhere, with segments sent twice, cut otherwise the second time, and a few out of order.
     #[test]
     fn any_cuts_any_repeats(

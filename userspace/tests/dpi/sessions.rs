@@ -21,15 +21,8 @@ fn lasts(talk: &mut Talk) -> u64 {
     (talk.now - start) / S
 }
 
-#[test]
-fn a_session_is_small() {
-    assert!(
-        Inspector::SESSION_BYTES < 400,
-        "{}",
-        Inspector::SESSION_BYTES
-    );
-    println!("{} bytes", Inspector::SESSION_BYTES);
-}
+/// Bytes of a session without the state of its inspection.
+const _: () = assert!(Inspector::SESSION_BYTES < 400);
 
 #[test]
 fn timeouts_by_state() {
@@ -127,6 +120,24 @@ fn a_client_that_tries_again_is_followed_at_the_number_that_was_taken() {
     talk.say(C, GET);
     assert_eq!(talk.say(D, OK), Verdict::Allow);
     assert_eq!(talk.apps()[0].0, "http");
+}
+
+#[test]
+fn data_of_a_syn_counts_once_taken_or_not() {
+    for taken in [0, 10] {
+        let mut talk = Talk::new(DpiMode::Monitor, "");
+        talk.segment(C, SYN, 999, &GET[..10]);
+        talk.next = [1000 + taken, 500];
+        talk.segment(D, SYN | ACK, 499, b"");
+        talk.say(C, &GET[taken as usize..]);
+        assert_eq!(talk.say(D, OK), Verdict::Allow);
+        let info = "method=GET host=example.org path=/a user_agent=t/1 status=200";
+        assert_eq!(
+            talk.apps(),
+            [("http", info.to_owned())],
+            "{taken} bytes taken"
+        );
+    }
 }
 
 #[test]

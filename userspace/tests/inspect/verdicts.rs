@@ -4,7 +4,6 @@ use std::io::Read;
 use std::time::{Duration, Instant};
 
 use fsm_fastpath::lab::Role;
-use std::io::ErrorKind;
 
 use super::{app_flows, assert_nothing_lost, dpi, lab, reload, who};
 use crate::traffic::http::{ask, connect};
