@@ -126,7 +126,14 @@ fn download_tls_and_names(workers_: usize) {
         assert!(page.contains("TLSv1.3"), "{page}");
     }
     for resolver in ["20.0.0.53", "fd20::53"] {
-        let args = [&format!("@{resolver}"), "lab.test", "A", "+short", "+tries=1", "+time=3"];
+        let args = [
+            &format!("@{resolver}"),
+            "lab.test",
+            "A",
+            "+short",
+            "+tries=1",
+            "+time=3",
+        ];
         let names = lab.app1().cmd("dig", args).unwrap();
         assert_eq!(names.trim(), "20.0.0.2", "{resolver}");
     }
