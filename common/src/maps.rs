@@ -306,7 +306,7 @@ pub mod slow {
     pub const ICMP4: u32 = 4;
     /// `fsm_prog`: ICMPv6 errors.
     pub const ICMP6: u32 = 5;
-    /// `fsm_prog`: flows that are known, for which their entry alone does not do; IPv4.
+    /// `fsm_prog`: flows of the main table, for which their entry alone does not do; IPv4.
     pub const KNOWN4: u32 = 6;
     /// `fsm_prog`: the same for IPv6.
     pub const KNOWN6: u32 = 7;
@@ -314,10 +314,14 @@ pub mod slow {
     pub const ENDED4: u32 = 8;
     /// `fsm_prog`: the same for IPv6.
     pub const ENDED6: u32 = 9;
-    /// `fsm_prog`: flows under inspection; IPv4.
-    pub const INSPECT4: u32 = 10;
+    /// `fsm_prog`: inspection, and what the flow says; IPv4.
+    pub const FINISH4: u32 = 10;
     /// `fsm_prog`: the same for IPv6.
-    pub const INSPECT6: u32 = 11;
+    pub const FINISH6: u32 = 11;
+    /// `fsm_prog`: half-open and one-way flows; IPv4.
+    pub const HALF4: u32 = 13;
+    /// `fsm_prog`: the same for IPv6.
+    pub const HALF6: u32 = 14;
     /// `fsm_prog`: packets that a worker gave back, both families.
     pub const JUDGED: u32 = 12;
     /// `fsm_prog_xdp`: IPv4.

@@ -5,7 +5,7 @@ use aya_ebpf::{macros::classifier, programs::TcContext};
 use fsm_common::{
     bpf::{
         fragment,
-        judge::ask_acl,
+        judge::{BACK, BACK_HALF, ask_acl},
         maps::{FSM_PROG, xcfg},
     },
     flow::{V4, V6},
@@ -17,7 +17,7 @@ use fsm_common::{
     wire::l2::EtherType,
 };
 
-use crate::{At, NEXT, Outcome, ctx::Skb, deliver, slow::call as call_judge, translate::Apply};
+use crate::{At, NEXT, Outcome, ctx::Skb, finish, slow::call as call_judge, translate::Apply};
 
 /// From a worker, as if from the device.
 #[classifier]
@@ -55,19 +55,15 @@ fn run(skb: &Skb, at: At) -> Outcome {
 fn packet<F: Apply>(skb: &Skb, at: At, cfg: &Xcfg, mut packet: Parsed<F::Addr>) -> Outcome {
     fragment::resolve(&mut packet)?;
     let key = F::pack(&packet.key);
-    // SAFETY: map value, readable until the program ends; fields have one writer (see `flow`).
-    if let Some(flow) = F::flow_at(&key).map(|flow| unsafe { &*flow }) {
-        return deliver::<F, true>(skb, at, cfg, &packet, flow);
+    if F::flow_at(&key).is_some() {
+        return finish::call::<F>(skb, at, cfg, &packet, BACK);
     }
     let scratch = F::scratch().ok_or(Reason::Internal)?;
     if let Some(entry) = F::half_at(&key) {
         // SAFETY: map value, and this CPU's own entry; whose the value was, is asked afterwards (see `bpf::half`).
-        let flow = unsafe {
-            (*scratch).flow = *entry;
-            &(*scratch).flow
-        };
+        unsafe { (*scratch).flow = *entry };
         if F::half_at(&key) == Some(entry) {
-            return deliver::<F, true>(skb, at, cfg, &packet, flow);
+            return finish::call::<F>(skb, at, cfg, &packet, BACK_HALF);
         }
     }
     // Its flow is gone meanwhile: it begins another one.

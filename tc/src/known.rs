@@ -1,14 +1,14 @@
 //! Known flows for which the entry of the packet's direction alone does not do: half-open ones, those judged
 //! under an older policy, opening, closing and resetting segments, and flows that may be over. Reached by
-//! tail call; one program a family, for both directions.
+//! tail call; one program a family and table, for both directions.
 
 use aya_ebpf::{bindings::TC_ACT_SHOT, macros::classifier, programs::TcContext};
 use fsm_common::{
     bpf::{
-        Next, again,
+        Next, again, count,
         fib::Host as _,
         half,
-        judge::{AGAIN, READY, ask_acl},
+        judge::{HALF, READY, ask_acl},
         maps::{FSM_PROG, xcfg_at},
     },
     flow::{V4, V6},
@@ -21,38 +21,56 @@ use fsm_common::{
 };
 
 use crate::{
-    At, NEXT, Outcome, act,
+    At, NEXT, Outcome,
     ctx::Skb,
-    forward,
+    finish,
     slow::{call as call_judge, measure},
     translate::Apply,
 };
 
-/// IPv4.
+/// IPv4, of the main table.
 #[classifier]
 #[inline(always)]
 pub fn fsm_tc_known4(ctx: TcContext) -> i32 {
-    enter::<V4>(ctx)
+    enter::<V4, false>(ctx)
 }
 
-/// IPv6.
+/// IPv6, of the main table.
 #[classifier]
 #[inline(always)]
 pub fn fsm_tc_known6(ctx: TcContext) -> i32 {
-    enter::<V6>(ctx)
+    enter::<V6, false>(ctx)
 }
 
-/// Hands the packet over, with [`AGAIN`], `HALF` or [`READY`]; comes back only where that fails.
+/// IPv4, of the small table.
+#[classifier]
+#[inline(always)]
+pub fn fsm_tc_half4(ctx: TcContext) -> i32 {
+    enter::<V4, true>(ctx)
+}
+
+/// IPv6, of the small table.
+#[classifier]
+#[inline(always)]
+pub fn fsm_tc_half6(ctx: TcContext) -> i32 {
+    enter::<V6, true>(ctx)
+}
+
+/// Hands the packet over, with `AGAIN` or [`HALF`]; comes back only where that fails.
 #[inline(always)]
 pub fn call<F: Apply>(skb: &Skb, at: At, cfg: &Xcfg, packet: &Parsed<F::Addr>, why: u8) -> Outcome {
-    let slot = if F::V6 { slow::KNOWN6 } else { slow::KNOWN4 };
+    let slot = match (why == HALF, F::V6) {
+        (false, false) => slow::KNOWN4,
+        (false, true) => slow::KNOWN6,
+        (true, false) => slow::HALF4,
+        (true, true) => slow::HALF6,
+    };
     let scratch = F::scratch().ok_or(Reason::Internal)?;
     // SAFETY: this CPU's own entry; a tail call stays on this CPU. The packet may be there already.
     unsafe {
         if !core::ptr::eq(packet, &raw const (*scratch).packet) {
             (*scratch).packet = *packet;
         }
-        (*scratch).verdict = u64::from(why);
         (*scratch).hook = at.hook as u64;
         (*scratch).cfg = u64::from(cfg.slot);
     }
@@ -62,7 +80,7 @@ pub fn call<F: Apply>(skb: &Skb, at: At, cfg: &Xcfg, packet: &Parsed<F::Addr>, w
 }
 
 #[inline(always)]
-fn enter<F: Apply>(ctx: TcContext) -> i32 {
+fn enter<F: Apply, const IS_HALF: bool>(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
     let Some(scratch) = F::scratch() else {
         return TC_ACT_SHOT;
@@ -77,42 +95,32 @@ fn enter<F: Apply>(ctx: TcContext) -> i32 {
         return NEXT;
     };
     let bytes = skb.frame_len() as u64;
-    at.leave(run::<F>(&skb, at), bytes)
+    at.leave(run::<F, IS_HALF>(&skb, at), bytes)
 }
 
 #[inline(always)]
-fn run<F: Apply>(skb: &Skb, at: At) -> Outcome {
+fn run<F: Apply, const IS_HALF: bool>(skb: &Skb, at: At) -> Outcome {
     let scratch = F::scratch().ok_or(Reason::Internal)?;
     // SAFETY: this CPU's own entry, filled by `call`.
     let cfg = xcfg_at(unsafe { (*scratch).cfg }).ok_or(Reason::Internal)?;
     // SAFETY: this CPU's own entry, filled by `call`; the packet in it stays as it is.
-    let (packet, why) = unsafe { (&(*scratch).packet, (*scratch).verdict) };
+    let packet = unsafe { &(*scratch).packet };
     measure(skb, packet, scratch);
-    if why == u64::from(READY) {
-        let Some(flow) = F::flow(&packet.key) else {
-            return Err(Reason::Internal.into());
-        };
-        // SAFETY: map value, readable until the program ends; fields have one writer (see `flow`).
-        let flow = unsafe { &mut *flow };
-        return act::<F, true, true>(skb, at, cfg, packet, flow, skb.now_ns());
-    }
-    let is_half = why != u64::from(AGAIN);
-    let judgement = if is_half {
+    let judgement = if IS_HALF {
         half::<F, _>(skb, cfg, at.iface, at.place, packet)
     } else {
         again::<F, _>(skb, cfg, at.iface, at.place, packet)
     };
     match judgement.next() {
-        // Counted already; the entry may be evicted at any moment, this copy of it is ours.
-        Ok(Next::Flow) if is_half => {
-            // SAFETY: as above.
-            return forward::<F>(skb, at, cfg, packet, unsafe { &(*scratch).flow });
-        }
+        // Counted already; the entry may be evicted at any moment, the copy of it in the work space is ours.
+        Ok(Next::Flow) if IS_HALF => return finish::call::<F>(skb, at, cfg, packet, HALF),
         Ok(Next::Flow) => {
             if let Some(flow) = F::flow(&packet.key) {
+                let (segments, bytes) = (skb.segments(), skb.frame_len() as u64);
                 // SAFETY: map value, readable until the program ends; fields have one writer (see `flow`).
                 let flow = unsafe { &mut *flow };
-                return act::<F, false, true>(skb, at, cfg, packet, flow, skb.now_ns());
+                count::flow(flow, at.iface.ifindex, skb.now_ns(), segments, bytes);
+                return finish::call::<F>(skb, at, cfg, packet, READY);
             }
         }
         Ok(Next::Pass) => return Ok((Verdict::Pass, NEXT)),

@@ -13,6 +13,7 @@ mod balance;
 mod ctx;
 mod dpi;
 mod ended;
+mod finish;
 mod icmp;
 mod inspect;
 mod judged;
@@ -177,11 +178,7 @@ fn packet<F: reset::Head>(skb: &Skb, at: At, cfg: &Xcfg, mut packet: Parsed<F::A
                 && !packet.is_tcp_event()
                 && idle_ns <= cfg.idle_check_ns as i64
             {
-                // Full NAT asks the routing table; its code would cost every other packet registers.
-                if flow.opt() & opt::FULL_NAT != 0 {
-                    return known::call::<F>(skb, at, cfg, &packet, READY);
-                }
-                return act::<F, true, false>(skb, at, cfg, &packet, flow, now_ns);
+                return act::<F>(skb, at, cfg, &packet, flow, now_ns);
             }
             if flow.generation != cfg.generation && flow.opt() & opt::RESET != 0 {
                 return ended::call::<F>(skb, at, cfg, &packet, AGAIN);
@@ -203,10 +200,10 @@ fn packet<F: reset::Head>(skb: &Skb, at: At, cfg: &Xcfg, mut packet: Parsed<F::A
     slow::call::<F>(skb, at, cfg, &packet, verdict)
 }
 
-/// Counts a packet in its flow, tracks it where that is left to do, and does with it what the flow says, after
-/// inspection where that is on.
+/// Counts and tracks a packet in its flow, and does with it what that says; by [`finish`] where that is more than
+/// translating.
 #[inline(always)]
-fn act<F: Apply, const TRACK: bool, const SLOW: bool>(
+fn act<F: Apply>(
     skb: &Skb,
     at: At,
     cfg: &Xcfg,
@@ -216,28 +213,14 @@ fn act<F: Apply, const TRACK: bool, const SLOW: bool>(
 ) -> Outcome {
     let (segments, bytes) = (skb.segments(), skb.frame_len() as u64);
     let is_mine = count::flow(flow, at.iface.ifindex, now_ns, segments, bytes);
-    if TRACK && is_mine && packet.is_tcp() {
+    if is_mine && packet.is_tcp() {
         flow.segment(&packet.segment());
     }
-    if flow.nf & nf::INSPECT != 0 && inspect::is_here(skb, at) {
-        return inspect::call::<F>(skb, at, cfg, packet, READY);
+    // Full NAT asks the routing table; its code would cost every other packet registers.
+    if flow.nf & nf::INSPECT != 0 || flow.opt() & opt::FULL_NAT != 0 {
+        return finish::call::<F>(skb, at, cfg, packet, READY);
     }
-    deliver::<F, SLOW>(skb, at, cfg, packet, flow)
-}
-
-/// A packet of the flow that a slow program has left in the work space, counted already.
-#[inline(always)]
-fn forward<F: Apply>(
-    skb: &Skb,
-    at: At,
-    cfg: &Xcfg,
-    packet: &Parsed<F::Addr>,
-    flow: &Flow<F::Addr>,
-) -> Outcome {
-    if flow.nf & nf::INSPECT != 0 && inspect::is_here(skb, at) {
-        return inspect::call::<F>(skb, at, cfg, packet, HALF);
-    }
-    deliver::<F, true>(skb, at, cfg, packet, flow)
+    deliver::<F, false>(skb, at, cfg, packet, flow)
 }
 
 /// Does with a packet what its flow says; full NAT in the slow programs (`SLOW`) only.

@@ -4,6 +4,7 @@ use aya_ebpf::{macros::classifier, programs::TcContext};
 use fsm_common::{
     bpf::{
         Next, judge,
+        judge::HALF,
         maps::{FSM_PROG, xcfg_at},
     },
     flow::{Address, V4, V6},
@@ -16,7 +17,7 @@ use fsm_common::{
     wire::l4::tcp_flag,
 };
 
-use crate::{At, NEXT, Outcome, ctx::Skb, forward, translate::Apply};
+use crate::{At, NEXT, Outcome, ctx::Skb, finish, translate::Apply};
 
 /// IPv4 from the device.
 #[classifier]
@@ -93,9 +94,8 @@ fn run<F: Apply>(skb: &Skb, at: At) -> Outcome {
     let cfg = xcfg_at(cfg).ok_or(Reason::Internal)?;
     measure(skb, packet, scratch);
     match judge::<F, _>(skb, cfg, at.iface, at.place, packet).next()? {
-        // Counted already; the entry may be evicted at any moment, this copy of it is ours.
-        // SAFETY: as above.
-        Next::Flow => forward::<F>(skb, at, cfg, packet, unsafe { &(*scratch).flow }),
+        // Counted already; the entry may be evicted at any moment, the copy of it in the work space is ours.
+        Next::Flow => finish::call::<F>(skb, at, cfg, packet, HALF),
         _ => Ok((Verdict::Pass, NEXT)),
     }
 }

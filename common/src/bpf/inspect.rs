@@ -15,18 +15,21 @@ use crate::{
     wire::l4::tcp_flag,
 };
 
-/// Puts a flow under inspection, or takes it out, as the settings have it.
-/// A load balancer's flow is inspected where its endpoint is.
+/// Puts a flow under inspection, or takes it out, as the settings have it. `trusted` is 0 or 1. A load balancer's flow
+/// is inspected where its endpoint is. In arithmetic: the verifier walks through all that follows once for each way
+/// through a condition.
 #[inline(always)]
-pub(super) fn decide<A>(cfg: &Xcfg, flow: &mut Flow<A>, trusted: bool) {
-    let is_apps = !trusted && flow.opt() & opt::HOST == 0;
-    let is_wanted = cfg.features & feature::INSPECT != 0
-        && (is_apps || cfg.features & feature::INSPECT_ALL != 0)
-        && flow.opt() & opt::BALANCED == 0;
-    flow.nf &= !nf::INSPECT;
-    if is_wanted {
-        flow.nf |= nf::INSPECT;
-    }
+pub(super) fn decide<A>(cfg: &Xcfg, flow: &mut Flow<A>, trusted: u32) {
+    let bit = |word: u32, mask: u32| word >> mask.trailing_zeros() & 1;
+    let opts = u32::from(flow.opt());
+    let (is_on, is_all) = (
+        bit(cfg.features, feature::INSPECT),
+        bit(cfg.features, feature::INSPECT_ALL),
+    );
+    let not_apps = trusted | bit(opts, opt::HOST.into());
+    let is_wanted = is_on & (is_all | not_apps ^ 1) & (bit(opts, opt::BALANCED.into()) ^ 1);
+    let place = u32::from(nf::INSPECT).trailing_zeros();
+    flow.nf = flow.nf & !nf::INSPECT | (is_wanted << place) as u8;
 }
 
 /// Forgets what was said of an earlier flow of this tuple, where the packet begins one.

@@ -164,8 +164,12 @@ pub fn ask_acl<F: Tables, const INLINE: bool>(
 pub const AGAIN: u8 = 0xff;
 /// The same for a flow in the small table ([`super::half`]).
 pub const HALF: u8 = 0xfe;
-/// The same for a flow for which its entry does, but what it says is too much for the fast program.
+/// The packet is counted, and its flow says what is to become of it.
 pub const READY: u8 = 0xfd;
+/// The same for a packet that a worker gave back.
+pub const BACK: u8 = 0xfc;
+/// The same, where its flow is in the small table: a copy of it is in the work space.
+pub const BACK_HALF: u8 = 0xfb;
 
 /// Judges a live flow again after a change of policy or of routes. What the rules now deny is dropped; a
 /// translated connection goes on as it was, since it cannot change its other end; a trusted one gets its
@@ -200,7 +204,7 @@ pub(super) fn rejudge<F: Tables, H: Host>(
     // An entry may name one side's port only: then the answer is trusted as its flow was.
     let trusted = verdict == acl::TRUSTED
         || (verdict == acl::SILENT && flow.nf & (nf::TRUST | nf::REPLY) == nf::TRUST | nf::REPLY);
-    inspect::decide(cfg, flow, trusted);
+    inspect::decide(cfg, flow, u32::from(trusted));
     if flow.nf & nf::XNAT != 0 || place.is_egress() {
         return Ok(Next::Flow);
     }
@@ -244,7 +248,7 @@ fn stored<F: Tables>(
     let scratch = F::scratch().ok_or(Reason::Internal)?;
     // SAFETY: this CPU's own entry, and no other program runs on this CPU before this one ends.
     let scratch = unsafe { &mut *scratch };
-    let trusted = scratch.flow.nf & nf::TRUST != 0;
+    let trusted = u32::from(scratch.flow.nf) / u32::from(nf::TRUST) & 1;
     inspect::decide(cfg, &mut scratch.flow, trusted);
     store::<F>(cfg, &packet.key, scratch)
 }

@@ -76,7 +76,7 @@ pub mod program {
     /// SO_ORIGINAL_DST.
     pub const ORIGIN: &str = "fsm_origin";
     /// Judges for TC, at their slots of `fsm_prog`.
-    pub const TC_SLOW: [(&str, u32); 13] = [
+    pub const TC_SLOW: [(&str, u32); 15] = [
         ("fsm_tc_in4", slow::INGRESS4),
         ("fsm_tc_in6", slow::INGRESS6),
         ("fsm_tc_out4", slow::EGRESS4),
@@ -85,10 +85,12 @@ pub mod program {
         ("fsm_tc_icmp6", slow::ICMP6),
         ("fsm_tc_known4", slow::KNOWN4),
         ("fsm_tc_known6", slow::KNOWN6),
+        ("fsm_tc_half4", slow::HALF4),
+        ("fsm_tc_half6", slow::HALF6),
         ("fsm_tc_ended4", slow::ENDED4),
         ("fsm_tc_ended6", slow::ENDED6),
-        ("fsm_tc_inspect4", slow::INSPECT4),
-        ("fsm_tc_inspect6", slow::INSPECT6),
+        ("fsm_tc_finish4", slow::FINISH4),
+        ("fsm_tc_finish6", slow::FINISH6),
         ("fsm_tc_judged", slow::JUDGED),
     ];
     /// Judges for XDP, at their slots of `fsm_prog_xdp`.
