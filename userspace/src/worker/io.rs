@@ -259,7 +259,7 @@ impl Worker {
                 .desk
                 .judge(now_ns, &said, bytes, fail_open, counters, &mut tell);
             if decision.judged != 0
-                && let Some(tuple) = Tuple::of(bytes)
+                && let Some(tuple) = Tuple::of(bytes, said.flags & taken::COPY != 0)
             {
                 self.note(tuple, &said, decision.judged);
             }

@@ -25,6 +25,11 @@ pub mod stats;
 pub mod verdicts;
 pub mod word;
 
+#[cfg(test)]
+#[path = "../../../common/tests/support/frame.rs"]
+#[allow(dead_code, reason = "the tests of other crates use the rest")]
+mod frame;
+
 use std::{
     path::PathBuf,
     sync::{
@@ -121,6 +126,11 @@ impl Setup {
 /// The longest packet that a worker can take and give back, Ethernet header first ([`fsm_common::maps::Xcfg::dpi_frame`]).
 pub const fn max_frame(frame_bytes: u32) -> u32 {
     frame_bytes - HEADROOM - TRAILER as u32
+}
+
+/// [`Setup::frame_bytes`] for packets of up to so many bytes; longer ones than [`max_frame`] of it are lost.
+pub const fn frame_bytes_for(frame: u32) -> u32 {
+    if frame <= max_frame(2048) { 2048 } else { 4096 }
 }
 
 /// Why workers cannot be started.
