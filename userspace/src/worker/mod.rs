@@ -13,7 +13,7 @@
 //! are not. Nothing is shared between workers but the frames' memory, whose frames change hands on rings ([`hop`]);
 //! nothing is locked, and nothing allocated for a packet.
 //!
-//! The files: [`io`] moves frames, [`process`] decides about packets, [`frames`] knows where each frame is,
+//! The files: [`thread`] is a worker's life, [`io`] moves frames, [`process`] decides about packets, [`frames`] knows where each frame is,
 //! [`verdicts`] tells the kernel of flows, [`reset`] writes RSTs, [`word`] says that a worker lives, [`stats`] counts.
 
 pub mod frames;
@@ -22,6 +22,7 @@ pub mod io;
 pub mod process;
 pub mod reset;
 pub mod stats;
+pub mod thread;
 pub mod verdicts;
 pub mod word;
 
@@ -50,8 +51,9 @@ use fsm_common::{
 use self::{
     frames::Frames,
     hop::Bell,
-    io::{Ask, Room, Worker, clock_ns},
+    io::Room,
     process::Desk,
+    thread::{Ask, Worker, clock_ns},
     verdicts::Verdicts,
     word::{Word, Words},
 };
@@ -259,6 +261,9 @@ impl Workers {
                 counters: Counters::default(),
                 gauges: stats::Gauges::default(),
                 room: Room::new(),
+                is_pinned: false,
+                is_up: true,
+                ticked_ns: 0,
             };
             let thread = std::thread::Builder::new()
                 .name(format!("fsm-dpi-{number}"))

@@ -10,7 +10,7 @@ use fsm_common::{
 };
 use fsm_fastpath::{
     loader::{dpi, dpi::NAMES},
-    worker::{Workers, io::clock_ns},
+    worker::{Workers, thread::clock_ns},
 };
 
 use super::{

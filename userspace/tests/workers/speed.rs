@@ -7,7 +7,7 @@ use std::{
 };
 
 use fsm_common::{escalate::Escalated, stats::Hook};
-use fsm_fastpath::worker::{Setup, WorkerStatus, Workers, io::clock_ns};
+use fsm_fastpath::worker::{Setup, WorkerStatus, Workers, thread::clock_ns};
 
 use super::{
     frame::{ACK, tcp},
