@@ -12,8 +12,15 @@ use std::{
 
 use crate::xsk::ring::Desc;
 
-/// Frames of one worker that another may have at a time.
-pub const LANE: usize = 512;
+/// Frames of one worker that another may have at a time: many where there are few workers, for there are four rings
+/// to each pair of them.
+const fn lane_of(workers: usize) -> usize {
+    match 4096 / workers {
+        0..64 => 64,
+        64..2048 => 4096 / workers,
+        _ => 2048,
+    }
+}
 
 /// Wakes one worker.
 #[derive(Debug)]
@@ -102,17 +109,20 @@ struct Lane {
 pub struct Hops {
     /// By worker; none for this one.
     lanes: Vec<Option<Lane>>,
+    /// Entries of each ring.
+    room: usize,
 }
 
 /// Connects every worker with every other.
 pub fn connect(bells: &[Arc<Bell>]) -> Vec<Hops> {
     let count = bells.len();
+    let room = lane_of(count.max(1));
     let mut lanes: Vec<Vec<Option<Lane>>> = (0..count)
         .map(|_| (0..count).map(|_| None).collect())
         .collect();
     for a in 0..count {
         for b in a + 1..count {
-            let ring = || rtrb::RingBuffer::<Desc>::new(LANE);
+            let ring = || rtrb::RingBuffer::<Desc>::new(room);
             let (a_out, b_visits) = ring();
             let (b_out, a_visits) = ring();
             let (a_back, b_home) = ring();
@@ -121,7 +131,10 @@ pub fn connect(bells: &[Arc<Bell>]) -> Vec<Hops> {
             lanes[b][a] = Some(lane(&bells[a], b_out, b_home, b_visits, b_back));
         }
     }
-    lanes.into_iter().map(|lanes| Hops { lanes }).collect()
+    lanes
+        .into_iter()
+        .map(|lanes| Hops { lanes, room })
+        .collect()
 }
 
 fn lane(
@@ -149,7 +162,8 @@ impl Hops {
 
     /// Whether that worker can have one more.
     pub fn has_room(&mut self, to: usize) -> bool {
-        self.lane(to).is_some_and(|lane| lane.away < LANE)
+        let room = self.room;
+        self.lane(to).is_some_and(|lane| lane.away < room)
     }
 
     /// Sends a frame to the worker that it belongs to; only after [`Self::has_room`].
@@ -167,7 +181,7 @@ impl Hops {
         self.lane(from)?.visits.pop().ok()
     }
 
-    /// Gives a frame back to its home. It has room: not more than [`LANE`] of its frames are away.
+    /// Gives a frame back to its home. It has room: no more of its frames are away than the ring holds.
     pub fn give_back(&mut self, home: usize, desc: Desc) -> bool {
         self.lane(home)
             .is_some_and(|lane| lane.back.push(desc).is_ok())

@@ -1,97 +1,39 @@
-//! A worker's loop: frames in, frames out. What is to become of a frame is decided in [`super::process`].
+//! Frames in, frames out. What is to become of a frame is decided in [`super::process`].
 //!
 //! A round takes back what was sent, gathers up to [`BATCH`] packets (and as many from other workers), has them
-//! judged, sends what goes on, tells the kernel of flows, and gives free frames to the kernel. When a round finds
-//! nothing, the thread sleeps in `poll` until a packet, another worker or a question comes.
+//! judged, sends what goes on, tells the kernel of flows, and gives free frames to the kernel.
 
-use std::{
-    io,
-    os::fd::AsRawFd as _,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, SyncSender},
-    },
-};
+use std::{io, sync::atomic::Ordering};
 
 use fsm_common::{
     escalate::{Escalated, HEAD, Judged, Returned, TAKEN, owner, taken},
     stats::Hook,
 };
-use tokio::sync::mpsc::Sender;
 
 use super::{
     Told,
-    frames::Frames,
-    hop::{Bell, Hops},
-    process::Desk,
     reset::{Rst, resets},
-    stats::{Counters, Gauges, WorkerStatus},
-    verdicts::{Ruling, Tuple, Verdicts},
-    word::Word,
+    thread::{Worker, clock_ns},
+    verdicts::{Ruling, Tuple},
 };
-use crate::{
-    dpi::Engine,
-    xsk::{Frame, Socket, Umem},
-};
+use crate::xsk::Frame;
 
 /// Packets judged at a time, and as many again from other workers.
 pub const BATCH: usize = 64;
 /// Free frames that are kept for RSTs.
 pub(super) const RESERVE: usize = 64;
-/// Longest sleep, milliseconds: the word is written as often.
-const SLEEP_MS: i32 = 100;
-/// The same while frames wait to be sent.
-const RETRY_MS: i32 = 1;
-/// How often the engine ends what is over, and the device is looked after.
-const TICK_NS: u64 = 250_000_000;
-
-/// What a worker is asked between two rounds.
-pub(super) enum Ask {
-    /// How it is.
-    Status(SyncSender<WorkerStatus>),
-    /// To do something with its engine.
-    Engine(Box<dyn FnOnce(&mut dyn Engine) + Send>),
-}
-
 /// A packet in hand.
 struct Item {
     frame: Frame,
     said: Escalated,
 }
 
-/// One worker; lives on its thread.
-pub(super) struct Worker {
-    pub(super) number: usize,
-    pub(super) workers: u32,
-    pub(super) core: u32,
-    pub(super) socket: Socket,
-    pub(super) umem: Arc<Umem>,
-    pub(super) frames: Frames,
-    pub(super) hops: Hops,
-    pub(super) bell: Arc<Bell>,
-    pub(super) desk: Desk,
-    pub(super) verdicts: Verdicts,
-    pub(super) word: Word,
-    pub(super) asks: Receiver<Ask>,
-    pub(super) events: Sender<Told>,
-    pub(super) stop: Arc<AtomicBool>,
-    pub(super) fail_open: Arc<AtomicBool>,
-    pub(super) counters: Counters,
-    pub(super) gauges: Gauges,
-    pub(super) room: Room,
-}
-
 /// Room for one round, made once.
-#[derive(Default)]
 pub(super) struct Room {
     batch: Vec<Item>,
     rulings: Vec<Ruling>,
     /// When the packets that go back were taken, nanoseconds.
     taken_at: Vec<u64>,
-    is_pinned: bool,
-    is_up: bool,
-    ticked_ns: u64,
 }
 
 impl Room {
@@ -100,61 +42,13 @@ impl Room {
             batch: Vec::with_capacity(2 * BATCH),
             rulings: Vec::with_capacity(2 * BATCH),
             taken_at: Vec::with_capacity(2 * BATCH),
-            is_up: true,
-            ..Self::default()
         }
     }
-}
-
-/// CLOCK_MONOTONIC, nanoseconds: what `bpf_ktime_get_ns` reads too.
-pub fn clock_ns() -> u64 {
-    let mut now = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: writes one timespec; this clock always exists.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 impl Worker {
-    /// Works until it is stopped, or its socket fails.
-    pub(super) fn run(mut self) {
-        let core = core_affinity::CoreId {
-            id: self.core as usize,
-        };
-        self.room.is_pinned = core_affinity::set_for_current(core);
-        if !self.room.is_pinned {
-            tracing::warn!(
-                worker = self.number,
-                core = self.core,
-                "the worker cannot be pinned to this CPU and runs on any"
-            );
-        }
-        if let Err(error) = self.work() {
-            tracing::error!(worker = self.number, "the worker has ended: {error}");
-        }
-    }
-
-    fn work(&mut self) -> io::Result<()> {
-        while !self.stop.load(Ordering::Relaxed) {
-            let now_ns = clock_ns();
-            if self.room.is_up {
-                self.word.beat(now_ns);
-            }
-            while let Ok(ask) = self.asks.try_recv() {
-                self.answer(ask);
-            }
-            self.tick(now_ns)?;
-            if !self.round(now_ns)? {
-                self.sleep()?;
-            }
-        }
-        Ok(())
-    }
-
     /// One round; whether there was something to do.
-    fn round(&mut self, now_ns: u64) -> io::Result<bool> {
+    pub(super) fn round(&mut self, now_ns: u64) -> io::Result<bool> {
         self.reclaim();
         let has_work = self.gather();
         if !self.room.batch.is_empty() {
@@ -259,7 +153,7 @@ impl Worker {
                 .desk
                 .judge(now_ns, &said, bytes, fail_open, counters, &mut tell);
             if decision.judged != 0
-                && let Some(tuple) = Tuple::of(bytes)
+                && let Some(tuple) = Tuple::of(bytes, said.flags & taken::COPY != 0)
             {
                 self.note(tuple, &said, decision.judged);
             }
@@ -363,93 +257,6 @@ impl Worker {
                 self.counters.verdicts_lost += 1;
             }
         }
-    }
-
-    /// What is due a few times a second.
-    fn tick(&mut self, now_ns: u64) -> io::Result<()> {
-        if now_ns.saturating_sub(self.room.ticked_ns) < TICK_NS {
-            return Ok(());
-        }
-        self.room.ticked_ns = now_ns;
-        let worker = self.number;
-        let mut lost = 0;
-        let mut tell = |event| {
-            lost += u64::from(self.events.try_send(Told { worker, event }).is_err());
-        };
-        let counters = &mut self.counters;
-        self.desk
-            .guarded(counters, |engine| engine.tick(now_ns, &mut tell));
-        self.counters.events_lost += lost;
-        self.look_after()
-    }
-
-    fn sleep(&mut self) -> io::Result<()> {
-        self.bell.sleep();
-        let is_idle = !self.hops.has_visits() && !self.stop.load(Ordering::Relaxed);
-        let timeout = match (is_idle, self.socket.tx.pending()) {
-            (false, _) => 0,
-            (true, 0) => SLEEP_MS,
-            (true, _) => RETRY_MS,
-        };
-        let entry = |fd| libc::pollfd {
-            fd,
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        let mut fds = [entry(self.socket.as_raw_fd()), entry(self.bell.fd())];
-        // SAFETY: pointer and length describe `fds`. Polling an AF_XDP socket also sends what is on its TX ring.
-        let ready = unsafe { libc::poll(fds.as_mut_ptr(), 2, timeout) };
-        self.bell.wake();
-        if ready < 0 {
-            let error = io::Error::last_os_error();
-            return match error.kind() {
-                io::ErrorKind::Interrupted => Ok(()),
-                _ => Err(error),
-            };
-        }
-        if fds[1].revents != 0 {
-            self.bell.hush();
-        }
-        Ok(())
-    }
-
-    /// Whether the device is still there, and up. While it is not, the hooks are to know that nobody listens.
-    fn look_after(&mut self) -> io::Result<()> {
-        let is_up = self.socket.is_up()?;
-        if std::mem::replace(&mut self.room.is_up, is_up) && !is_up {
-            self.word.beat(0);
-        }
-        Ok(())
-    }
-
-    fn answer(&mut self, ask: Ask) {
-        match ask {
-            Ask::Engine(call) => {
-                self.desk.guarded(&mut self.counters, call);
-            }
-            Ask::Status(to) => {
-                // Who asked may have given up.
-                let _ = to.try_send(self.status());
-            }
-        }
-    }
-
-    fn status(&self) -> WorkerStatus {
-        let mut status = WorkerStatus {
-            worker: self.number,
-            core: self.core,
-            is_pinned: self.room.is_pinned,
-            // SAFETY: takes nothing.
-            tid: unsafe { libc::gettid() },
-            is_zero_copy: self.socket.is_zero_copy().unwrap_or(false),
-            counters: self.counters,
-            frames: self.frames.view(),
-            xsk: self.socket.stats().unwrap_or_default(),
-            engine: self.desk.engine().stats(),
-            ..WorkerStatus::default()
-        };
-        self.gauges.show(&mut status);
-        status
     }
 }
 

@@ -13,7 +13,7 @@
 //! are not. Nothing is shared between workers but the frames' memory, whose frames change hands on rings ([`hop`]);
 //! nothing is locked, and nothing allocated for a packet.
 //!
-//! The files: [`io`] moves frames, [`process`] decides about packets, [`frames`] knows where each frame is,
+//! The files: [`thread`] is a worker's life, [`io`] moves frames, [`process`] decides about packets, [`frames`] knows where each frame is,
 //! [`verdicts`] tells the kernel of flows, [`reset`] writes RSTs, [`word`] says that a worker lives, [`stats`] counts.
 
 pub mod frames;
@@ -22,8 +22,14 @@ pub mod io;
 pub mod process;
 pub mod reset;
 pub mod stats;
+pub mod thread;
 pub mod verdicts;
 pub mod word;
+
+#[cfg(test)]
+#[path = "../../../common/tests/support/frame.rs"]
+#[allow(dead_code, reason = "the tests of other crates use the rest")]
+mod frame;
 
 use std::{
     path::PathBuf,
@@ -45,8 +51,9 @@ use fsm_common::{
 use self::{
     frames::Frames,
     hop::Bell,
-    io::{Ask, Room, Worker, clock_ns},
+    io::Room,
     process::Desk,
+    thread::{Ask, Worker, clock_ns},
     verdicts::Verdicts,
     word::{Word, Words},
 };
@@ -121,6 +128,11 @@ impl Setup {
 /// The longest packet that a worker can take and give back, Ethernet header first ([`fsm_common::maps::Xcfg::dpi_frame`]).
 pub const fn max_frame(frame_bytes: u32) -> u32 {
     frame_bytes - HEADROOM - TRAILER as u32
+}
+
+/// [`Setup::frame_bytes`] for packets of up to so many bytes; longer ones than [`max_frame`] of it are lost.
+pub const fn frame_bytes_for(frame: u32) -> u32 {
+    if frame <= max_frame(2048) { 2048 } else { 4096 }
 }
 
 /// Why workers cannot be started.
@@ -249,6 +261,9 @@ impl Workers {
                 counters: Counters::default(),
                 gauges: stats::Gauges::default(),
                 room: Room::new(),
+                is_pinned: false,
+                is_up: true,
+                ticked_ns: 0,
             };
             let thread = std::thread::Builder::new()
                 .name(format!("fsm-dpi-{number}"))

@@ -127,14 +127,9 @@ fn build<A: Address>(
 }
 
 #[cfg(test)]
-#[path = "../../../common/tests/support/frame.rs"]
-#[allow(dead_code, reason = "the tests of other crates use the rest")]
-mod frame;
-
-#[cfg(test)]
 mod tests {
     use super::{
-        frame::{ACK, Frame, RST, SYN, check_sums, tcp, udp},
+        super::frame::{ACK, Frame, RST, SYN, check_sums, tcp, udp},
         *,
     };
 

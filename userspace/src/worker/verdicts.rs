@@ -8,6 +8,7 @@ use fsm_common::{
     flow::FlowKey,
     maps::name,
     parse::{Fragment, Packet, Parsed, parse},
+    view::PacketView,
 };
 
 /// A packet's tuple, of either family.
@@ -20,16 +21,34 @@ pub enum Tuple {
 }
 
 impl Tuple {
-    /// Of a frame; `None` where it belongs to no flow, or does not say to which (a later fragment).
-    pub fn of(frame: &[u8]) -> Option<Self> {
+    /// Of a frame; `None` where it belongs to no flow, or does not say to which (a later fragment). Of a copy the
+    /// end may be missing.
+    pub fn of(frame: &[u8], is_copy: bool) -> Option<Self> {
         fn key<A: Copy>(parsed: &Parsed<A>) -> Option<FlowKey<A>> {
             (parsed.is_flow() && parsed.fragment != Fragment::Later).then_some(parsed.key)
         }
-        match parse(frame).ok()? {
+        let parsed = match is_copy {
+            true => parse(&Cut(frame)),
+            false => parse(frame),
+        };
+        match parsed.ok()? {
             Packet::V4(parsed) => key(&parsed).map(Self::V4),
             Packet::V6(parsed) => key(&parsed).map(Self::V6),
             Packet::Other(_) => None,
         }
+    }
+}
+
+/// A frame whose end was cut off: as long as any packet, as far as its headers are concerned.
+struct Cut<'a>(&'a [u8]);
+
+impl PacketView for Cut<'_> {
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.0.read(offset)
+    }
+
+    fn frame_len(&self) -> usize {
+        self.0.len().max(usize::from(u16::MAX))
     }
 }
 
@@ -78,5 +97,41 @@ impl Verdicts {
                 self.v6.insert(key.reversed(), judged, 0)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::frame::{ACK, fragment_header, icmp, tcp, udp},
+        *,
+    };
+
+    #[test]
+    fn a_copy_says_whose_it_is_without_its_end() {
+        for ends in [["10.0.0.1:1", "10.0.0.2:2"], ["[fd00::1]:1", "[fd00::2]:2"]] {
+            let [from, to] = ends;
+            for frame in [tcp(from, to, ACK), udp(from, to)] {
+                let whole = frame.payload(&[7; 500]).bytes();
+                let expected = Tuple::of(&whole, false);
+                assert!(expected.is_some());
+                assert_eq!(Tuple::of(&whole[..128], true), expected);
+                assert_eq!(Tuple::of(&whole[..128], false), None);
+                assert_eq!(Tuple::of(&whole[..40], true), None);
+            }
+        }
+    }
+
+    #[test]
+    fn what_belongs_to_no_flow_has_no_tuple() {
+        let [from, to] = ["[fd00::1]:1", "[fd00::2]:2"];
+        let later = udp(from, to).ext(fragment_header(1, 8, false)).bytes();
+        assert_eq!(Tuple::of(&later, false), None);
+        assert_eq!(
+            Tuple::of(&icmp("10.0.0.1", "10.0.0.2", 3).bytes(), false),
+            None
+        );
+        assert!(Tuple::of(&icmp("10.0.0.1", "10.0.0.2", 8).bytes(), false).is_some());
+        assert_eq!(Tuple::of(&[], true), None);
     }
 }

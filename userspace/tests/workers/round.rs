@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use aya::maps::{Array, Map, MapData};
 use fsm_common::{
-    escalate::{Escalated, taken},
+    escalate::{Escalated, STALE_NS, WorkerWord, taken},
+    maps::name,
     stats::Hook,
 };
 use fsm_fastpath::{
     loader::{dpi, dpi::NAMES},
-    worker::Workers,
+    worker::{Workers, thread::clock_ns},
 };
 
 use super::{
@@ -46,8 +48,18 @@ fn frames_come_back_as_they_went() {
         assert_eq!(status[0].counters.tx_bytes, status[0].counters.rx_bytes);
         assert_eq!(status[0].latency.count, 30);
         assert!(status[0].is_pinned && !status[0].has_ended);
-        assert!(status[0].age_ns.unwrap() < 500_000_000);
         whole(&status[0].frames);
+        // As the hooks see it.
+        let alive_ns = || {
+            let data = MapData::from_pin(stage.pins.join(name::FSM_WORKER)).unwrap();
+            let words = Array::<_, WorkerWord>::try_from(Map::Array(data)).unwrap();
+            [0, 1].map(|worker| words.get(&worker, 0).unwrap().alive_ns)
+        };
+        let [first, second] = alive_ns();
+        assert!(clock_ns() - first < STALE_NS, "{first}");
+        assert_eq!(second, 0);
+        drop(workers);
+        assert_eq!(alive_ns(), [0; 2]);
     });
 }
 

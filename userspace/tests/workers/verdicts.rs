@@ -91,7 +91,9 @@ fn a_copy_ends_here_and_stops_nothing() {
         }
         assert!(stage.is_silent());
         is_told_nothing(&stage);
-        stage.copy(&with(ALLOW));
+        // Its end was cut off.
+        let long = tcp(V4[0], V4[1], ACK).payload(&[ALLOW; 100]).bytes();
+        stage.copy(&long[..80]);
         let status = settled(&workers, 6);
         is_told(&stage, &with(ALLOW), verdict::ALLOW);
         assert!(stage.is_silent());
