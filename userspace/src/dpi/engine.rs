@@ -22,6 +22,11 @@ use crate::config::DpiMode;
 /// Bytes that an engine keeps of streams until protocols are known. Beyond, what a flow has said must do.
 pub const MAX_BUFFERED_BYTES: usize = 64 << 20;
 
+/// Timers that one tick looks at, at most: the rest waits for the next, so that packets need not.
+const TICK_LOOKS: usize = 16 << 10;
+/// Those that a new session looks at: more than one, so that the old ones go at least as fast as new ones come.
+const OPEN_LOOKS: usize = 3;
+
 /// What an engine is made with.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -121,6 +126,7 @@ impl Inspector {
             }
             self.end(id, true, tell);
         }
+        self.expire(now_ns, OPEN_LOOKS, tell);
         if self.table.is_full() {
             match self.table.oldest_unanswered() {
                 Some(id) => {
@@ -143,6 +149,13 @@ impl Inspector {
         );
         let (side, due_ns) = (session.side(from_low), session.due_ns());
         self.table.insert(key, session, due_ns).map(|id| (id, side))
+    }
+
+    /// Ends what is over, of so many sessions whose timers have rung.
+    fn expire(&mut self, now_ns: u64, mut looks: usize, tell: &mut dyn FnMut(Event)) {
+        while let Some(id) = self.table.due(now_ns, Session::due_ns, &mut looks) {
+            self.end(id, true, tell);
+        }
     }
 
     fn end(&mut self, id: u32, is_told: bool, tell: &mut dyn FnMut(Event)) {
@@ -362,12 +375,7 @@ impl Engine for Inspector {
     }
 
     fn tick(&mut self, now_ns: u64, tell: &mut dyn FnMut(Event)) {
-        let mut over = Vec::new();
-        self.table
-            .expire(now_ns, Session::due_ns, |id| over.push(id));
-        for id in over {
-            self.end(id, true, tell);
-        }
+        self.expire(now_ns, TICK_LOOKS, tell);
     }
 
     fn stats(&self) -> Stats {

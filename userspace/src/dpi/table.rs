@@ -12,8 +12,6 @@ use super::decode::Ends;
 const BLOCK: usize = 1 << 10;
 /// Slots of the wheel, a second each; more than the longest timeout.
 const SLOTS: usize = 2048;
-/// Timers looked at in one call of [`Table::expire`]: what is over waits for the next, packets wait less.
-const MAX_TIMERS: usize = 4096;
 /// Neither session nor slot.
 const NONE: u32 = u32::MAX;
 /// Nanoseconds in a slot of the wheel.
@@ -253,7 +251,7 @@ impl<T> Table<T> {
         (self.unanswered.first != NONE).then_some(self.unanswered.first)
     }
 
-    /// Sets a value's timer. A later one than set need not be told here: [`Table::expire`] asks when it rings.
+    /// Sets a value's timer. A later one than set need not be told here: [`Table::due`] asks when it rings.
     pub fn schedule(&mut self, id: u32, due_ns: u64) {
         self.unschedule(id);
         // Before the first turn: far enough back that nothing is missed.
@@ -276,35 +274,33 @@ impl<T> Table<T> {
         }
     }
 
-    /// Turns the wheel to `now_ns`. `due_ns` is asked about each value whose timer rings; `over` is told of those that
-    /// are to be removed.
-    pub fn expire(&mut self, now_ns: u64, due_ns: impl Fn(&T) -> u64, mut over: impl FnMut(u32)) {
+    /// Turns the wheel towards `now_ns` until it meets a value that is over, which is to be removed before the next
+    /// call. `due_ns` is asked about each value whose timer rings; each costs one of `looks`.
+    pub fn due(
+        &mut self,
+        now_ns: u64,
+        due_ns: impl Fn(&T) -> u64,
+        looks: &mut usize,
+    ) -> Option<u32> {
         let now = now_ns / SLOT_NS;
-        let mut slot = self.turned.unwrap_or(now);
         // After a long pause every slot is looked at, once.
-        slot = slot.max((now + 1).saturating_sub(SLOTS as u64));
-        let mut left = MAX_TIMERS;
+        let mut slot = self.turned?.max((now + 1).saturating_sub(SLOTS as u64));
         while slot <= now {
-            self.turned = Some(slot + 1);
+            self.turned = Some(slot);
             let at = (slot % SLOTS as u64) as usize;
             while self.wheel[at].first != NONE {
-                if left == 0 {
-                    self.turned = Some(slot);
-                    return;
-                }
-                left -= 1;
+                *looks = looks.checked_sub(1)?;
                 let id = self.wheel[at].first;
                 let due_ns = due_ns(self.get(id));
-                if due_ns > now_ns {
-                    self.schedule(id, due_ns);
-                } else {
-                    // Until it is removed, as if it had been put off by a second.
-                    self.schedule(id, now_ns + SLOT_NS);
-                    over(id);
+                if due_ns <= now_ns {
+                    return Some(id);
                 }
+                self.schedule(id, due_ns);
             }
             slot += 1;
         }
+        self.turned = self.turned.max(Some(slot));
+        None
     }
 
     /// All values.

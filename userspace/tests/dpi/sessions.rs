@@ -186,6 +186,22 @@ fn a_table_of_answered_sessions_has_no_room() {
 }
 
 #[test]
+fn what_is_over_makes_room_without_a_tick() {
+    let mut talk = Talk::of(DpiMode::Monitor, "", 64);
+    for n in 0..2000 {
+        let client = format!("10.0.{}.{}:1", n >> 8, n & 255);
+        for (from, to) in [(&client[..], "20.0.0.2:53"), ("20.0.0.2:53", &client)] {
+            talk.judge(&udp(from, to).bytes());
+        }
+        // Two a second at most live for 31 seconds.
+        talk.now += S / 2;
+    }
+    let stats = talk.engine.stats();
+    assert_eq!((stats.evicted, stats.no_room), (0, 0));
+    assert_eq!(talk.ended().len(), 2000 - stats.sessions);
+}
+
+#[test]
 fn finish_tells_what_is_open() {
     let mut talk = Talk::new(DpiMode::Monitor, "");
     talk.open();
