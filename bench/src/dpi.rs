@@ -152,6 +152,9 @@ fn loads() -> Vec<Load> {
         (0, &full[..80]),
         (1, &full[..200]),
     ];
+    // What costs most: nothing is known until the line's end, and each byte has all of them looked at.
+    let line = [&b"GET /"[..], &[b'a'; 2000], b" HTTP/1.1\r\n"].concat();
+    let slow: Vec<(usize, &[u8])> = line.chunks(1).map(|byte| (0, byte)).collect();
     let (small, big): (&[u8], &[u8]) = (&full[..18], &full[..1400]);
     let load = |name, sessions, frames: Vec<(bool, Vec<u8>)>| {
         let mut bytes = Vec::new();
@@ -209,6 +212,11 @@ fn loads() -> Vec<Load> {
             "udp 1400 bytes",
             4096,
             many(64, &|n| datagrams(n, 4000, &[big; 400])),
+        ),
+        load(
+            "http, a byte a segment",
+            4096,
+            many(16, &|n| connection(n, &slow, true)),
         ),
         load(
             "syn flood, table full",
