@@ -20,7 +20,7 @@ use fsm_common::{
     stats::Verdict,
 };
 
-use crate::{At, ctx::Skb, reset, translate};
+use crate::{At, NEXT, ctx::Skb, reset, translate};
 
 /// Whether this hook is the one that inspects: for a packet that came by a device of ours, that device's was.
 #[inline(always)]
@@ -82,6 +82,10 @@ fn escalate<F: reset::Head>(
         let reasons = (Reason::DpiTooLarge, Reason::DpiTooLargeOpen);
         return without(cfg, is_copy, reasons);
     }
+    let is_translated = at.place.is_egress() && flow.nf & nf::XNAT != 0;
+    if is_translated {
+        translate::translate::<F>(skb, cfg, packet, flow)?;
+    }
     if is_copy {
         // SAFETY: this CPU's own entry; the context is valid. `fsm_dpi_tx` runs before the helper returns.
         unsafe {
@@ -90,10 +94,7 @@ fn escalate<F: reset::Head>(
             (*slot).magic = 0;
         }
         skb.pull_headers();
-        return Ok(None);
-    }
-    if at.place.is_egress() && flow.nf & nf::XNAT != 0 {
-        translate::translate::<F>(skb, cfg, packet, flow)?;
+        return Ok(is_translated.then_some((Verdict::Nat, NEXT)));
     }
     // SAFETY: this CPU's own entry; the helper only takes numbers. `fsm_dpi_tx` runs as this program returns.
     let action = unsafe {

@@ -345,6 +345,12 @@ fn copies_leave_the_packet_alone() {
         let _ = node
             .run(Hook::TcIn, LO, &syn.bytes())
             .translated(&there, NEW);
+        let (gateway, back) = (case.gateway, format!("tcp {} > {app}", case.gateway));
+        let answer = tcp(gateway, app, SYN | ACK).at(500, 1);
+        let out = node
+            .run(Hook::TcOut, LO, &answer.bytes())
+            .translated(&back, &[]);
+        assert_eq!(out, answer.with_tuple(server, app).bytes(), "once");
         alive(node, 0);
         let again = &[Reason::DpiNoWorkerOpen];
         node.set(|settings| settings.fail_open = 0);
