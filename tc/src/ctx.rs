@@ -82,6 +82,14 @@ impl Skb {
         unsafe { (*self.raw()).mark |= bit }
     }
 
+    /// Chooses the queue of the device that it goes out of, numbered from 0: as if it had arrived on a queue of that
+    /// number (`skb_tx_hash`, net/core/dev.c).
+    #[inline(always)]
+    pub fn set_queue(&self, queue: u32) {
+        // SAFETY: as above; TC may write it.
+        unsafe { (*self.raw()).queue_mapping = queue + 1 }
+    }
+
     /// Whether a VLAN tag stands beside the frame.
     #[inline(always)]
     pub fn has_tag(&self) -> bool {

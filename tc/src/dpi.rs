@@ -15,7 +15,7 @@ use fsm_common::{
         count,
         maps::{FSM_ESCALATED, xcfg},
     },
-    escalate::{BACK, HEAD, MARK_JUDGED, Returned, TAKEN, TRAILER, taken},
+    escalate::{BACK, HEAD, MARK_JUDGED, Returned, TAKEN, TRAILER, owner, taken},
     reason::Reason,
     stats::Hook,
     view::PacketView as _,
@@ -82,6 +82,11 @@ fn send(skb: &Skb) -> Option<i32> {
             // SAFETY: the context is valid.
             unsafe { bpf_skb_change_tail(skb.helper_ctx(), snap as u32, 0) };
         }
+    }
+    // To its worker at once, so that none has to hand it on.
+    let workers = u32::from(xcfg()?.workers);
+    if workers > 1 {
+        skb.set_queue(owner(said.hash, workers));
     }
     // SAFETY: the context is valid.
     if unsafe { bpf_skb_change_head(skb.helper_ctx(), HEAD as u32, 0) } != 0 {

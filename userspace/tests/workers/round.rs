@@ -10,12 +10,12 @@ use fsm_common::{
 };
 use fsm_fastpath::{
     loader::{dpi, dpi::NAMES},
-    worker::{Workers, thread::clock_ns},
+    worker::{Counters, Workers, thread::clock_ns},
 };
 
 use super::{
     frame::{ACK, tcp, udp},
-    stage::{MTU, PASS, Stage, alone, attach, netlink, settled, sh, whole},
+    stage::{MTU, PASS, Stage, alone, attach, attach_all, netlink, settled, sh, whole},
 };
 
 const V4: [&str; 2] = ["10.0.0.1:1000", "10.0.0.2:80"];
@@ -258,5 +258,44 @@ fn the_pair_takes_the_longest_frames_that_it_promises() {
         stage.out(&frame);
         assert_eq!(stage.next(), Some(frame));
         assert_eq!(settled(&workers, 1)[0].counters.tx_packets, 1);
+    });
+}
+
+/// As above, but with what puts the heads on; which sees to it that no frame has to change workers. What the host itself
+/// sends into the pair ends there.
+#[test]
+fn heads_are_put_on() {
+    alone(|loaded| {
+        for queues in [2, 4] {
+            let mut stage = Stage::new(loaded, queues);
+            attach_all(loaded, &stage.pair);
+            let workers = stage.start();
+            stage.set_workers(queues);
+            for port in 2000..2100 {
+                let ends = [V4, V6][port % 2];
+                let client = format!("{}:{port}", &ends[0][..ends[0].len() - 5]);
+                for (from, to) in [(&*client, ends[1]), (ends[1], &*client)] {
+                    let segment = tcp(from, to, ACK).payload(&[PASS; 100]);
+                    let segment = match port % 3 {
+                        0 => segment.tag(0x8100, 5),
+                        _ => segment,
+                    };
+                    let frame = segment.bytes();
+                    let said = stage.said(&frame, Hook::TcEgress);
+                    stage.escalate(&said, &frame);
+                    assert_eq!(stage.next().as_ref(), Some(&frame));
+                }
+                let log = std::mem::take(&mut *stage.log.lock().unwrap());
+                assert_eq!(log[0].0, log[1].0);
+            }
+            assert!(stage.is_refused(&tcp(V4[0], V4[1], ACK).bytes()));
+            let status = settled(&workers, 200);
+            let sum = |get: fn(&Counters) -> u64| -> u64 {
+                status.iter().map(|s| get(&s.counters)).sum()
+            };
+            assert_eq!((sum(|c| c.judged), sum(|c| c.hop_out)), (200, 0));
+            drop((workers, stage));
+            sh("ip link del near; ip link del dpi0");
+        }
     });
 }

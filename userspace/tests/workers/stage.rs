@@ -16,12 +16,12 @@ use std::{
 
 use aya::{
     Pod,
-    maps::{HashMap, Map, MapData},
+    maps::{HashMap, Map, MapData, PerCpuArray},
 };
 use fsm_common::{
     escalate::{Escalated, Judged, TAKEN, flow_hash, taken},
     flow::FlowKey,
-    maps::name,
+    maps::{Xcfg, name},
     parse::{Packet, parse},
     stats::Hook,
 };
@@ -33,7 +33,7 @@ use fsm_fastpath::{
         dpi::{self, NAMES, Pair},
         objects::{Objects, Sizes},
     },
-    maps::pin_dir,
+    maps::{Maps, pin_dir},
     worker::{Counters, Factory, Setup, Told, WorkerStatus, Workers, frames::FramesView},
 };
 use tokio::sync::mpsc;
@@ -200,8 +200,14 @@ pub struct Stage {
     sent: AtomicU32,
 }
 
-/// Puts the programs on the pair, but for the one that puts heads on: frames of these tests have theirs.
+/// Puts the programs on the pair, but for the one that puts heads on: frames of most tests have theirs.
 pub fn attach(loaded: &mut Loaded, pair: &Pair) {
+    attach_all(loaded, pair);
+    std::fs::remove_file(link_dir(&loaded.pins).join("dpi-tx")).unwrap();
+}
+
+/// Puts all the programs on the pair.
+pub fn attach_all(loaded: &mut Loaded, pair: &Pair) {
     let mut tries = 100;
     // A link whose pin is removed goes a moment later.
     while let Err(error) = dpi::attach(&mut loaded.objects, &loaded.pins, pair, TcKind::Tcx) {
@@ -209,7 +215,6 @@ pub fn attach(loaded: &mut Loaded, pair: &Pair) {
         tries -= 1;
         thread::sleep(Duration::from_millis(20));
     }
-    std::fs::remove_file(link_dir(&loaded.pins).join("dpi-tx")).unwrap();
 }
 
 impl Stage {
@@ -276,6 +281,31 @@ impl Stage {
             hook: hook as u8,
             flags: 0,
         }
+    }
+
+    /// Tells the programs how many workers there are.
+    pub fn set_workers(&self, workers: u32) {
+        let mut maps = Maps::open(Path::new(BPFFS)).unwrap();
+        let workers = workers as u16;
+        let settings = Xcfg {
+            workers,
+            ..Xcfg::ZERO
+        };
+        maps.set_settings(settings).unwrap();
+    }
+
+    /// Sends a frame to the workers as a hook does: what is said of it waits for the program that puts heads on.
+    pub fn escalate(&self, said: &Escalated, frame: &[u8]) {
+        let data = MapData::from_pin(self.pins.join(name::FSM_ESCALATED)).unwrap();
+        let mut map = PerCpuArray::<_, Escalated>::try_from(Map::PerCpuArray(data)).unwrap();
+        let everywhere = vec![*said; aya::util::nr_cpus().unwrap()];
+        map.set(0, everywhere.try_into().unwrap(), 0).unwrap();
+        self.inject.send(frame).unwrap();
+    }
+
+    /// Sends a frame that no hook has taken; whether it is refused.
+    pub fn is_refused(&self, frame: &[u8]) -> bool {
+        self.inject.send(frame).is_err()
     }
 
     /// Sends a frame to the workers.
