@@ -148,10 +148,6 @@ fn download_tls_and_names(workers_: usize) {
             rows.iter().all(|row| row["verdicts"]["allow"] != 0),
             "{rows:#?}"
         );
-        assert!(
-            sum(&rows, "/hops/in") > 0,
-            "nothing came on another's queue: {rows:#?}"
-        );
         assert_eq!(sum(&rows, "/hops/in"), sum(&rows, "/hops/out"));
     }
     assert!(app_flows(&lab, "http") >= 20);
