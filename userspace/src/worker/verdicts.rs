@@ -117,7 +117,7 @@ mod tests {
                 assert!(expected.is_some());
                 assert_eq!(Tuple::of(&whole[..128], true), expected);
                 assert_eq!(Tuple::of(&whole[..128], false), None);
-                assert_eq!(Tuple::of(&whole[..40], true), None);
+                assert_eq!(Tuple::of(&whole[..36], true), None);
             }
         }
     }
