@@ -97,14 +97,20 @@ impl Hosts {
             .into_iter()
             .chain(args.iter().copied())
             .collect();
+        self.start(host, &program)
+    }
+
+    /// Starts a program that prints one JSON value.
+    pub fn start(&self, host: &str, program: &[&str]) -> Result<Running> {
         let child = self
-            .command(host, &program)
+            .command(host, program)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .spawn()?;
+            .spawn()
+            .with_context(|| program[0].to_owned())?;
         Ok(Running {
             child: Some(child),
-            what: args.join(" "),
+            what: program.join(" "),
         })
     }
 

@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     io::{Read as _, Seek as _, Write as _},
     os::fd::RawFd,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -51,6 +52,36 @@ impl Drop for Setting {
         if let Err(error) = self.write(&before) {
             eprintln!("a setting could not be put back to {before}: {error}");
         }
+    }
+}
+
+/// Time that the CPUs have not been idle since an arbitrary moment, all together. By their idle time, which the kernel
+/// measures; the time of each kind of work it only samples.
+pub fn busy() -> Result<Duration> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let cpus = stat
+        .lines()
+        .filter(|line| line.starts_with("cpu") && !line.starts_with("cpu "));
+    let mut whole = since_start()? * u32::try_from(cpus.count())?;
+    let all = stat.lines().next().context("/proc/stat")?;
+    // idle, iowait and steal, in hundredths of a second
+    for at in [4, 5, 8] {
+        let ticks = all.split_whitespace().nth(at);
+        let ticks: u64 = ticks.context("/proc/stat")?.parse()?;
+        whole = whole.saturating_sub(Duration::from_millis(ticks * 10));
+    }
+    Ok(whole)
+}
+
+/// CLOCK_BOOTTIME.
+fn since_start() -> Result<Duration> {
+    // SAFETY: zero is a value of this struct, which lives through the call.
+    unsafe {
+        let mut now: libc::timespec = std::mem::zeroed();
+        if libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) < 0 {
+            return Err(std::io::Error::last_os_error().into());
+        }
+        Ok(Duration::new(now.tv_sec as u64, now.tv_nsec as u32))
     }
 }
 

@@ -1,16 +1,18 @@
 //! Measures what the programs cost: by themselves (`programs`), with a big flow table (`flows`), beside nft
-//! (`compare`, `flood`), and what a million rules take (`acl`).
+//! (`compare`, `flood`), what a million rules take (`acl`), and packets by way of user space (`escalate`).
 
 mod acl;
 mod asm;
 mod compare;
 mod ctnetlink;
 mod entries;
+mod escalate;
 mod flood;
 mod hosts;
 mod kernel;
 mod load;
 mod machine;
+mod nfnetlink;
 mod packet;
 mod programs;
 mod sys;
@@ -38,7 +40,9 @@ enum Verb {
     Compare(compare::Options),
     /// Open and new connections in a flood of spoofed packets, beside nft's DNAT.
     Flood(flood::Options),
-    /// Clients and listeners of `compare` and `flood`
+    /// Packets by way of a consumer in user space: NFQUEUE, AF_PACKET, AF_XDP with libxdp, ours.
+    Escalate(escalate::Options),
+    /// Clients and listeners of `compare`, `flood` and `escalate`
     #[command(subcommand, hide = true)]
     Load(load::Load),
 }
@@ -50,6 +54,7 @@ fn main() -> anyhow::Result<()> {
         Verb::Flows(options) => table::run(&options),
         Verb::Compare(options) => compare::run(&options),
         Verb::Flood(options) => flood::run(&options),
+        Verb::Escalate(options) => escalate::run(&options),
         Verb::Load(load) => load::run(&load),
     }
 }
