@@ -12,6 +12,8 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::kernel;
+
 /// Namespaces `PREFIX-HOST`, and a folder.
 pub struct Hosts {
     prefix: String,
@@ -112,6 +114,12 @@ impl Hosts {
             child: Some(child),
             what: program.join(" "),
         })
+    }
+
+    /// CPU time so far of what runs until the hosts go.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        let processes = self.children.iter().map(Child::id);
+        processes.map(kernel::cpu_time).sum()
     }
 
     /// Runs such a program.

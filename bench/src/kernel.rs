@@ -55,34 +55,34 @@ impl Drop for Setting {
     }
 }
 
-/// Time that the CPUs have not been idle since an arbitrary moment, all together. By their idle time, which the kernel
-/// measures; the time of each kind of work it only samples.
-pub fn busy() -> Result<Duration> {
-    let stat = fs::read_to_string("/proc/stat")?;
-    let cpus = stat
-        .lines()
-        .filter(|line| line.starts_with("cpu") && !line.starts_with("cpu "));
-    let mut whole = since_start()? * u32::try_from(cpus.count())?;
-    let all = stat.lines().next().context("/proc/stat")?;
-    // idle, iowait and steal, in hundredths of a second
-    for at in [4, 5, 8] {
-        let ticks = all.split_whitespace().nth(at);
-        let ticks: u64 = ticks.context("/proc/stat")?.parse()?;
-        whole = whole.saturating_sub(Duration::from_millis(ticks * 10));
+/// CPU time of a process, all its threads, by the scheduler's own count; what a packet costs in the kernel is in it
+/// where that is done in the process's name.
+pub fn cpu_time(process: u32) -> Result<Duration> {
+    let tasks = format!("/proc/{process}/task");
+    let mut sum = Duration::ZERO;
+    for task in fs::read_dir(&tasks).context(tasks)? {
+        // A thread may be gone by now.
+        let text = fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
+        let ran = text.split_whitespace().next().unwrap_or("0");
+        sum += Duration::from_nanos(ran.parse()?);
     }
-    Ok(whole)
+    Ok(sum)
 }
 
-/// CLOCK_BOOTTIME.
-fn since_start() -> Result<Duration> {
-    // SAFETY: zero is a value of this struct, which lives through the call.
-    unsafe {
-        let mut now: libc::timespec = std::mem::zeroed();
-        if libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) < 0 {
-            return Err(std::io::Error::last_os_error().into());
+/// Processes of the kernel that handle packets which nobody has time for.
+pub fn packet_threads() -> Result<Vec<u32>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(process) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let comm = fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
+        if comm.starts_with("ksoftirqd/") {
+            found.push(process);
         }
-        Ok(Duration::new(now.tv_sec as u64, now.tv_nsec as u32))
     }
+    Ok(found)
 }
 
 /// Bytes that a map takes, by its `fdinfo`.

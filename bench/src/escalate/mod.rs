@@ -39,6 +39,9 @@ pub struct Options {
     /// Packets a second at which CPU time is measured; all modes must bear it.
     #[arg(long, default_value_t = 50_000)]
     rate: u64,
+    /// Datagrams that leave A together, as a network card hands packets over.
+    #[arg(long, default_value_t = 32)]
+    train: u32,
     /// Only these modes, with commas between; libxdp's loops alone and bulk TCP are left out then.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Mode>,
@@ -163,6 +166,7 @@ struct Raw {
     machine: Machine,
     seconds: u32,
     rate: u64,
+    train: u32,
     runs: Vec<Run>,
     bulk: Vec<Bulk>,
 }
@@ -172,6 +176,11 @@ const TRIPS: [(u32, u64); 2] = [(300, 1000), (5000, 0)];
 
 /// Runs it, prints the tables and keeps the raw figures.
 pub fn run(options: &Options) -> Result<()> {
+    // Others' work on the machine waits for that of this benchmark, all of which is alike.
+    // SAFETY: no pointers.
+    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) } < 0 {
+        return Err(std::io::Error::last_os_error()).context("priority");
+    }
     let daemon = hosts::daemon()?;
     let dir = hosts::Hosts::new("build", &[])?;
     let program = xdpsock::compile(&dir.dir)?;
@@ -188,15 +197,15 @@ pub fn run(options: &Options) -> Result<()> {
         for turn in 0..modes.len() {
             // Another one begins each time: what warms up or throttles hits all alike.
             let mode = modes[(turn + round as usize) % modes.len()];
-            let row = Row::new(mode, &program, &daemon).context(mode.name())?;
+            let row = Row::new(mode, options.train, &program, &daemon).context(mode.name())?;
             for payload in &options.payloads {
                 runs.push(once(options, &row, mode, *payload, round).context(mode.name())?);
             }
         }
         if all {
             for what in Alone::ALL {
-                let row = Row::alone(what, &program).context(what.name())?;
                 for payload in &options.payloads {
+                    let row = Row::alone(what, options.train, &program).context(what.name())?;
                     let through = row.loop_alone(what, &program, *payload, options.seconds);
                     runs.push(Run {
                         round,
@@ -226,6 +235,7 @@ pub fn run(options: &Options) -> Result<()> {
         machine: Machine::here()?,
         seconds: options.seconds,
         rate: options.rate,
+        train: options.train,
         runs,
         bulk,
     };

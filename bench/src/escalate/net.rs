@@ -1,10 +1,6 @@
 //! Host A, the node and host B in a row, and what takes packets on the node.
 
-use std::{
-    path::Path,
-    thread::sleep,
-    time::{Duration, Instant},
-};
+use std::{path::Path, thread::sleep, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
@@ -13,7 +9,7 @@ use serde_json::Value;
 use super::{ours, series};
 use crate::{
     hosts::{Hosts, Running, sh},
-    kernel::busy,
+    kernel::{cpu_time, packet_threads},
 };
 
 /// What a packet meets on the node.
@@ -120,10 +116,10 @@ pub struct Through {
 /// What a packet costs when there are not too many.
 #[derive(Serialize)]
 pub struct Cost {
-    /// CPU time of the whole machine, nanoseconds, less what it spends without packets.
-    pub cpu_ns: f64,
-    /// That, CPUs.
-    pub idle_cpus: f64,
+    /// CPU time of the sender, nanoseconds, with what a packet does by itself.
+    pub sender_ns: f64,
+    /// Of the consumer, with what its packets do by themselves, and of `ksoftirqd`.
+    pub consumer_ns: f64,
     /// Of those sent.
     pub arrived_share: f64,
 }
@@ -131,13 +127,15 @@ pub struct Cost {
 /// The three hosts; removed when dropped.
 pub struct Row {
     hosts: Hosts,
+    /// Datagrams that leave together.
+    train: u32,
 }
 
 impl Row {
     /// Hosts, devices and the consumer.
-    pub fn new(mode: Mode, xdpsock: &Path, daemon: &Path) -> Result<Self> {
+    pub fn new(mode: Mode, train: u32, xdpsock: &Path, daemon: &Path) -> Result<Self> {
         let hosts = Hosts::new(&mode.name().replace(' ', "-"), &["a", "node", "b"])?;
-        let mut row = Self { hosts };
+        let mut row = Self { hosts, train };
         row.build(mode.is_wire(), true)?;
         let cpu = CONSUMER.to_string();
         let program = xdpsock.to_string_lossy();
@@ -169,9 +167,10 @@ impl Row {
     }
 
     /// Hosts and a pair for a loop alone.
-    pub fn alone(what: Alone, xdpsock: &Path) -> Result<Self> {
+    pub fn alone(what: Alone, train: u32, xdpsock: &Path) -> Result<Self> {
         let mut row = Self {
             hosts: Hosts::new(&what.name().replace([' ', '+'], "-"), &["a", "node", "b"])?,
+            train,
         };
         row.build(false, true)?;
         row.pair()?;
@@ -189,6 +188,7 @@ impl Row {
     pub fn bulk(dpi: ours::Dpi, daemon: &Path) -> Result<Self> {
         let mut row = Self {
             hosts: Hosts::new(&format!("bulk-{}", dpi.name()), &["a", "node", "b"])?,
+            train: 1,
         };
         row.build(false, false)?;
         row.hosts.daemon("node", daemon, &ours::config(dpi))?;
@@ -292,7 +292,11 @@ impl Row {
     }
 
     fn blast(&self, payload: u32, rate: u64, seconds: u32) -> Result<Value> {
-        let [payload, rate] = [payload.to_string(), rate.to_string()];
+        let [payload, rate, train] = [
+            payload.to_string(),
+            rate.to_string(),
+            self.train.to_string(),
+        ];
         let [seconds, port, cpu] = [seconds.to_string(), PORT.to_string(), ENDS.to_string()];
         self.hosts.load(
             "a",
@@ -306,6 +310,8 @@ impl Row {
                 &payload,
                 "--rate",
                 &rate,
+                "--train",
+                &train,
                 "--seconds",
                 &seconds,
                 "--cpu",
@@ -356,25 +362,28 @@ impl Row {
 
     /// At a rate that all can bear.
     pub fn cost(&self, payload: u32, rate: u64, seconds: u32) -> Result<Cost> {
-        let sink = self.sink("b", "eth0", seconds + 1)?;
+        let sink = self.sink("b", "eth0", seconds)?;
         sleep(Duration::from_millis(300));
-        let idle_cpus = {
-            let (start, before) = (Instant::now(), busy()?);
-            sleep(Duration::from_millis(700));
-            (busy()? - before).as_secs_f64() / start.elapsed().as_secs_f64()
-        };
-        let (start, before) = (Instant::now(), busy()?);
+        let before = self.cpu_time()?;
         let blast = self.blast(payload, rate, seconds)?;
-        let spent = (busy()? - before).as_secs_f64() - idle_cpus * start.elapsed().as_secs_f64();
+        sleep(Duration::from_millis(20));
+        let spent = self.cpu_time()? - before;
         let samples = series::read(&sink.end()?, HEADERS + u64::from(payload))?;
         let arrived = samples.last().map_or(0.0, |(_, packets)| *packets as f64);
-        let sent = blast["sent"].as_f64().context("sent")?;
+        let number = |key: &str| blast[key].as_f64().context("blast");
         ensure!(arrived > 0.0, "nothing came: {}", self.log());
         Ok(Cost {
-            cpu_ns: spent * 1e9 / arrived,
-            idle_cpus,
-            arrived_share: arrived / sent,
+            sender_ns: number("cpu_ns")? / arrived,
+            consumer_ns: spent.as_nanos() as f64 / arrived,
+            arrived_share: arrived / number("sent")?,
         })
+    }
+
+    /// Of consumers, and of the kernel where it has come to that.
+    fn cpu_time(&self) -> Result<Duration> {
+        let own = self.hosts.cpu_time()?;
+        let kernel: Result<Duration> = packet_threads()?.into_iter().map(cpu_time).sum();
+        Ok(own + kernel?)
     }
 
     /// There and back, one at a time; `rest_us` in between. Microseconds, p50 and p99.

@@ -43,7 +43,12 @@ fn through(raw: &Raw, payload: u32) -> String {
          |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
     );
     let rate = |runs: &[&Run]| of(runs, |run| Some(run.through.per_second));
-    let cpu = |runs: &[&Run]| of(runs, |run| Some(run.cost.as_ref()?.cpu_ns));
+    let cpu = |runs: &[&Run]| {
+        of(runs, |run| {
+            let cost = run.cost.as_ref()?;
+            Some(cost.sender_ns + cost.consumer_ns)
+        })
+    };
     let direct = all(raw, Mode::Direct.name(), payload);
     let pair = all(raw, Mode::Pair.name(), payload);
     for mode in Mode::ALL {
