@@ -46,7 +46,8 @@ pub fn fsm_tc_inspect6(ctx: TcContext) -> i32 {
 /// Whether this hook is the one that inspects: for a packet that came by a device of ours, that device's was.
 #[inline(always)]
 pub fn is_here(skb: &Skb, at: At) -> bool {
-    !at.place.is_egress() || iface(skb.arrived_on()).is_none()
+    let from = skb.arrived_on();
+    !at.place.is_egress() || from == 0 || iface(from).is_none()
 }
 
 /// Hands the packet over: [`READY`] where its flow is in the main table, `HALF` where the work space has it. Comes

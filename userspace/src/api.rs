@@ -46,6 +46,22 @@ pub enum Request {
         /// The address.
         vip: Option<String>,
     },
+    /// Open sessions of inspection: a list of [`crate::view::dpi::SessionRow`].
+    DpiSessions {
+        /// At most so many.
+        limit: usize,
+    },
+    /// Protocols: a list of [`crate::view::dpi::AppRow`].
+    DpiApps,
+    /// Threats: a list of [`crate::view::dpi::ThreatRow`].
+    DpiThreats,
+    /// Show or set `dpi.mode`.
+    DpiMode {
+        /// The new one.
+        mode: Option<String>,
+        /// Write it to the configuration too.
+        save: bool,
+    },
     /// Remove everything and end.
     Down,
 }
@@ -154,6 +170,9 @@ pub struct Status {
     pub adopted: bool,
     /// Interfaces with programs.
     pub interfaces: Vec<Interface>,
+    /// Workers of inspection.
+    #[serde(default)]
+    pub workers: Vec<crate::view::worker::WorkerRow>,
     /// What is attached to the cgroup, if anything.
     pub original_dst: Option<PathBuf>,
 }

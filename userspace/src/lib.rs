@@ -11,3 +11,5 @@ pub mod loader;
 pub mod maps;
 pub mod model;
 pub mod view;
+pub mod worker;
+pub mod xsk;

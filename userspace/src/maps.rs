@@ -10,6 +10,7 @@ use std::{
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapType, PerCpuArray, lpm_trie::LpmTrie};
 use fsm_common::{
+    escalate::{Escalated, Judged, WorkerWord},
     flow::{Flow, FlowKey},
     guard::{Bucket, GuardKey},
     maps::{
@@ -165,6 +166,14 @@ pub struct Maps {
     pub xopt_half: HashMap<MapData, OriginKey, Origin>,
     /// Nanoseconds that a flow may be idle, by state.
     pub timeout: Array<MapData, u64>,
+    /// What workers said of IPv4 flows.
+    pub verdict4: HashMap<MapData, FlowKey<[u8; 4]>, Judged>,
+    /// What workers said of IPv6 flows.
+    pub verdict6: HashMap<MapData, FlowKey<[u8; 16]>, Judged>,
+    /// When workers were last alive.
+    pub worker: Array<MapData, WorkerWord>,
+    /// What goes in front of the packet that a CPU is just sending to a worker.
+    pub escalated: PerCpuArray<MapData, Escalated>,
     /// IPv4 ACL.
     pub acl4: HashMap<MapData, Acl4Key, AclValue>,
     /// IPv6 ACL.
@@ -220,6 +229,10 @@ impl Maps {
             xopt: pinned(at(name::FSM_XOPT), Map::HashMap)?,
             xopt_half: pinned(at(name::FSM_XOPT_HALF), Map::LruHashMap)?,
             timeout: pinned(at(name::FSM_TIMEOUT), Map::Array)?,
+            verdict4: pinned(at(name::FSM_VERDICT), Map::LruHashMap)?,
+            verdict6: pinned(at(name::FSM_VERDICT6), Map::LruHashMap)?,
+            worker: pinned(at(name::FSM_WORKER), Map::Array)?,
+            escalated: pinned(at(name::FSM_ESCALATED), Map::PerCpuArray)?,
             acl4: pinned(at(name::FSM_XACL), Map::HashMap)?,
             acl6: pinned(at(name::FSM_XACL6), Map::HashMap)?,
             cidr4: pinned(at(name::FSM_CIDR4), Map::LpmTrie)?,

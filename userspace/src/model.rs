@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     net::{IpAddr, SocketAddr},
 };
 
@@ -16,8 +17,8 @@ use fsm_common::{
 use ipnet::IpNet;
 
 use crate::config::{
-    Acl, AclAction, AclProto, Config, Direction, Fail, Family, Nat, NatProto, NatTarget, OnRemoved,
-    PortRange, Protect, Select, Source, System,
+    Acl, AclAction, AclProto, Config, Direction, Dpi, DpiMode, Fail, Family, Inspect, Nat,
+    NatProto, NatTarget, OnRemoved, PortRange, Protect, Select, Source, System,
 };
 use crate::view::state::{State, timeout_s};
 
@@ -85,6 +86,10 @@ pub struct Model {
     pub features: u32,
     /// `node.fail` is open.
     pub fail_open: bool,
+    /// `Xcfg::dpi_policy`: stands for all that inspection goes by.
+    pub dpi_policy: u32,
+    /// `Xcfg::snap`.
+    pub snap: u16,
     /// `fsm_timeout`: seconds, by [`State`].
     pub timeouts_s: [u32; State::ALL.len()],
 }
@@ -117,7 +122,28 @@ impl Model {
         }
         model.add_exclusions(config);
         model.add_traces(config);
+        model.add_inspection(&config.dpi);
         Ok(model)
+    }
+
+    fn add_inspection(&mut self, dpi: &Dpi) {
+        if dpi.mode == DpiMode::Off {
+            return;
+        }
+        self.features |= feature::INSPECT;
+        if dpi.inspect == Inspect::All {
+            self.features |= feature::INSPECT_ALL;
+        }
+        if dpi.mode != DpiMode::Protect {
+            self.features |= feature::INSPECT_COPY;
+        }
+        self.snap = dpi.snap;
+        // The same after a restart, so that what was judged stays judged.
+        let mut hash = DefaultHasher::new();
+        serde_json::to_string(dpi)
+            .unwrap_or_default()
+            .hash(&mut hash);
+        self.dpi_policy = hash.finish() as u32;
     }
 
     fn add_nat(&mut self, entry: &Nat) {

@@ -28,6 +28,8 @@ mod guard;
 mod icmp;
 #[path = "prog_run/inbound.rs"]
 mod inbound;
+#[path = "prog_run/inspect.rs"]
+mod inspect;
 #[path = "prog_run/lookup.rs"]
 mod lookup;
 #[path = "prog_run/maps.rs"]

@@ -9,6 +9,7 @@ mod cfg;
 mod check;
 mod doctor;
 mod down;
+mod dpi;
 mod error;
 mod flow;
 mod flush;
@@ -73,6 +74,9 @@ enum Verb {
     /// Original destinations of steered flows
     #[command(subcommand)]
     Opt(opt::Opt),
+    /// What inspection knows: sessions, protocols, threats; its mode
+    #[command(subcommand)]
+    Dpi(dpi::Dpi),
     /// Addresses and ports whose packets are traced
     #[command(subcommand)]
     Trace(trace::Trace),
@@ -117,6 +121,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Verb::Cfg(verb) => cfg::run(&global, verb),
         Verb::Flow(verb) => flow::run(&global, verb),
         Verb::Opt(verb) => opt::run(&global, verb),
+        Verb::Dpi(verb) => dpi::run(&global, verb),
         Verb::Trace(verb) => trace::run(&global, verb),
         Verb::Map(verb) => map::run(&global, verb),
         Verb::Reload => reload::run(&global),

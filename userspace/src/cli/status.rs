@@ -13,10 +13,12 @@ use super::out::{Out, table};
 use super::{Failure, Global, pins};
 use crate::api::{ApiError, Interface, Request, Status};
 use crate::maps::Maps;
+use crate::view::Row as _;
 use crate::view::flow::seconds;
 use crate::view::or_dash;
 use crate::view::protect::Protected;
 use crate::view::status::{Fill, Pinned, counters, interface, reasons, running, to_json};
+use crate::view::worker::WorkerRow;
 
 pub fn run(global: &Global) -> Result<(), Failure> {
     let daemon = ask(global)?;
@@ -115,6 +117,8 @@ fn text(daemon: Option<&Status>, pinned: Option<&Pinned>) -> String {
         &["INTERFACE", "ROLE", "XDP", "TC", "REDIRECT", "LINKS"],
         interfaces.iter().map(interface_row),
     ));
+    let workers = daemon.map_or(&[][..], |status| &status.workers);
+    parts.push(part(WorkerRow::HEAD, workers.iter().map(WorkerRow::cells)));
     if let Some(pinned) = pinned {
         let counters = pinned.counters.iter().map(|counter| {
             let iface = or_dash(counter.iface.as_deref());

@@ -321,6 +321,11 @@ pub struct Dpi {
     pub signature: Vec<Signature>,
     /// The meters. Default: all off.
     pub meter: Meter,
+    /// Modes learn and monitor: bytes of a frame that a worker gets, 128 to 65535; 0: all, in frames as they are on a
+    /// wire. Less is cheaper, and enough to recognise protocols. Default: 0.
+    pub snap: u16,
+    /// Frames of packet memory for each worker, 256 to 65536; a power of two. Default: 4096.
+    pub frames: u32,
 }
 
 impl Dpi {
@@ -340,6 +345,8 @@ impl Dpi {
             policy: table.sections("policy", Policy::read),
             signature: table.sections("signature", Signature::read),
             meter: table.section("meter", Meter::read),
+            snap: table.get("snap", snap).unwrap_or(0),
+            frames: table.get("frames", frames).unwrap_or(4096),
         }
     }
 }
@@ -351,6 +358,27 @@ fn stream_depth(value: &DeValue<'_>) -> Result<ByteSize, ValueError> {
         false => Err(ValueError::new(
             format!("{size} is out of range"),
             "\"1KiB\" to \"1GiB\"",
+        )),
+    }
+}
+
+fn snap(value: &DeValue<'_>) -> Result<u16, ValueError> {
+    match number(value, &(0..=u16::MAX))? {
+        bytes @ 1..128 => Err(ValueError::new(
+            format!("{bytes} is out of range"),
+            "0, or 128 to 65535",
+        )),
+        bytes => Ok(bytes),
+    }
+}
+
+fn frames(value: &DeValue<'_>) -> Result<u32, ValueError> {
+    let frames = number(value, &(256..=65536))?;
+    match u32::is_power_of_two(frames) {
+        true => Ok(frames),
+        false => Err(ValueError::new(
+            format!("{frames} is not a power of two"),
+            "256, 512, 1024, … 65536",
         )),
     }
 }

@@ -18,8 +18,8 @@ use toml_edit::{
 use super::balance::ANNOUNCE_S;
 use super::flags::bit;
 use super::{
-    Acl, AclProto, Config, ConfigErrors, Direction, Endpoint, Family, Health, Nat, NatProto,
-    NatTarget, OnRemoved, PortRange, Select, Source, System, ValueError, parse,
+    Acl, AclProto, Config, ConfigErrors, Direction, DpiMode, Endpoint, Family, Health, Nat,
+    NatProto, NatTarget, OnRemoved, PortRange, Select, Source, System, ValueError, parse,
 };
 
 /// Why a file was not changed.
@@ -141,6 +141,23 @@ pub fn set_flag(file: &Path, family: Family, name: &str, on: bool) -> Result<boo
         });
         match section.and_then(Item::as_table_like_mut) {
             Some(section) => set(section, name, on.into()),
+            None => return Ok(false),
+        }
+        Ok(true)
+    })
+}
+
+/// Sets `dpi.mode`. `false`: it is so already, by the file or by default.
+pub fn set_dpi_mode(file: &Path, mode: DpiMode) -> Result<bool, EditError> {
+    edit(file, |config, doc| {
+        if config.dpi.mode == mode {
+            return Ok(false);
+        }
+        let dpi = doc
+            .entry("dpi")
+            .or_insert_with(|| Item::Table(Table::new()));
+        match dpi.as_table_like_mut() {
+            Some(dpi) => set(dpi, "mode", mode.to_string().into()),
             None => return Ok(false),
         }
         Ok(true)

@@ -18,9 +18,8 @@ pub(super) fn not_built_yet(config: &Config) -> Vec<String> {
     if config.forward.sockmap {
         add("forward.sockmap", "splicing sockets");
     }
-    if config.dpi.mode != DpiMode::Off {
-        let what = format!("inspection in mode {}", config.dpi.mode);
-        add("dpi.mode", &what);
+    if config.dpi.mode != DpiMode::Off && !config.dpi.signature.is_empty() {
+        add("dpi.signature", "signatures");
     }
     if config.dpi.mode != DpiMode::Off && config.dpi.meter != Meter::default() {
         add("dpi.meter", "meters");

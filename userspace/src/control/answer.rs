@@ -59,6 +59,17 @@ impl Daemon {
                 let message = format!("{} announced", done.len());
                 return Ok((message, serde_json::to_value(done)?));
             }
+            Request::DpiSessions { limit } => {
+                let rows = self.session_rows(limit);
+                return Ok((String::new(), serde_json::to_value(rows)?));
+            }
+            Request::DpiApps => {
+                return Ok((String::new(), serde_json::to_value(self.heard.apps())?));
+            }
+            Request::DpiThreats => {
+                return Ok((String::new(), serde_json::to_value(self.heard.threats())?));
+            }
+            Request::DpiMode { mode, save } => self.dpi_mode(mode, save).await?,
             Request::AclAdd(args) => self.edit(|c| change::acl_add(c, &args), "added").await?,
             Request::AclDel(args) => self.edit(|c| change::acl_del(c, &args), "removed").await?,
             Request::NatAdd(args) => self.edit(|c| change::nat_add(c, &args), "added").await?,
@@ -99,7 +110,7 @@ impl Daemon {
         Ok(list.into_iter().map(row).collect())
     }
 
-    async fn edit(
+    pub(super) async fn edit(
         &mut self,
         edit: impl FnOnce(&mut Config) -> Result<(), change::ChangeError>,
         done: &str,
@@ -125,6 +136,7 @@ impl Daemon {
             mode: config.dpi.mode.to_string(),
             adopted: self.node.adopted,
             interfaces: self.node.interfaces(),
+            workers: self.worker_rows(),
             original_dst: config.gateway.original_dst.clone(),
         })
     }

@@ -202,6 +202,18 @@ pub fn cfg_set(config: &mut Config, family: &str, flag: &str, on: bool, save: bo
     Ok(())
 }
 
+/// Sets the mode of inspection.
+///
+/// # Errors
+/// See [`ChangeError`].
+pub fn dpi_mode(config: &mut Config, mode: &str, save: bool) -> Result<()> {
+    config.dpi.mode = value("mode", mode.parse())?;
+    if save {
+        edit::set_dpi_mode(config.file(), config.dpi.mode)?;
+    }
+    Ok(())
+}
+
 /// Switches a trace on or off.
 ///
 /// # Errors

@@ -107,6 +107,11 @@ impl Daemon {
         )?;
         let new = counters("fsm_flow_new_total", "Flows made", &[])?;
         let nat = counters("fsm_nat_total", "Packets translated", &[])?;
+        let escalated = counters(
+            "fsm_escalated_total",
+            "Packets that waited for a worker",
+            &[],
+        )?;
         let evicted = counters(
             "fsm_flow_evicted_total",
             "Flows ended early because the table was nearly full",
@@ -118,7 +123,7 @@ impl Daemon {
         reloads
             .with_label_values(&["failed"])
             .inc_by(self.reloads.failed);
-        self.packets(&packets, &bytes, &nat)?;
+        self.packets(&packets, &bytes, [&nat, &escalated])?;
         for (reason, count) in self.node.maps.reasons()? {
             let vec = if reason.is_drop() { &drops } else { &notes };
             vec.with_label_values(&[reason.name()]).inc_by(count);
@@ -133,7 +138,7 @@ impl Daemon {
         registry.register(Box::new(sizes.clone()))?;
         for spec in MAPS
             .iter()
-            .filter(|spec| spec.kind != MapKind::ProgramArray)
+            .filter(|spec| !matches!(spec.kind, MapKind::ProgramArray | MapKind::XskMap))
         {
             let max = self.node.maps.max_entries(spec.name)?;
             sizes.with_label_values(&[spec.name]).set(max.into());
@@ -146,14 +151,17 @@ impl Daemon {
         )?;
         self.protected(&protected)?;
         self.flows(&registry)?;
-        Ok(TextEncoder::new().encode_to_string(&registry.gather())?)
+        let latency = self.inspection(&registry)?;
+        let mut families = registry.gather();
+        families.extend(latency);
+        Ok(TextEncoder::new().encode_to_string(&families)?)
     }
 
     fn packets(
         &self,
         packets: &IntCounterVec,
         bytes: &IntCounterVec,
-        nat: &IntCounterVec,
+        [nat, escalated]: [&IntCounterVec; 2],
     ) -> anyhow::Result<()> {
         let names: std::collections::HashMap<_, _> = self
             .node
@@ -180,8 +188,12 @@ impl Daemon {
                     let labels = [hook, name.as_str(), dir, verdict.name()];
                     packets.with_label_values(&labels).inc_by(sum.0);
                     bytes.with_label_values(&labels).inc_by(sum.1);
-                    if verdict == Verdict::Nat {
-                        nat.with_label_values(&[] as &[&str]).inc_by(sum.0);
+                    match verdict {
+                        Verdict::Nat => nat.with_label_values::<&str>(&[]).inc_by(sum.0),
+                        Verdict::Escalate => {
+                            escalated.with_label_values::<&str>(&[]).inc_by(sum.0);
+                        }
+                        _ => {}
                     }
                 }
             }

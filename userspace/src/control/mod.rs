@@ -7,11 +7,13 @@
 mod announce;
 mod answer;
 mod change;
+mod dpi;
 mod health;
 mod metrics;
 mod server;
 pub mod sweep;
 mod watch;
+mod worker_metrics;
 
 use std::{
     path::PathBuf,
@@ -40,8 +42,12 @@ use crate::{
 const SWEEP_EVERY: Duration = Duration::from_millis(125);
 /// How often they are while the main one is nearly full.
 const SWEEP_PRESSED: Duration = Duration::from_millis(20);
-/// How often virtual addresses are looked through for announcements.
+/// How often virtual addresses are looked through for announcements, and workers are looked after.
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
+/// Events of workers that wait to be read; more are lost, and counted.
+const EVENTS: usize = 16384;
+/// Events that are read in one go.
+const EVENTS_AT_ONCE: usize = 1024;
 /// How long netlink events are gathered before they are acted upon.
 const SETTLE: Duration = Duration::from_millis(30);
 
@@ -71,6 +77,8 @@ struct Daemon {
     no_room: u64,
     checks: health::Checks,
     announcer: announce::Announcer,
+    /// What workers have told.
+    heard: dpi::Heard,
     /// The data path was removed on request.
     removed: bool,
 }
@@ -115,7 +123,8 @@ async fn serve(config: Config, path: PathBuf) -> anyhow::Result<()> {
     let api = config.node.api.clone();
     server::refuse_second(&api)?;
     let metrics_at = config.node.metrics;
-    let node = Node::start(config, &mut netlink).await?;
+    let (tell, mut told) = mpsc::channel(EVENTS);
+    let node = Node::start(config, &mut netlink, tell).await?;
     let (questions, mut asked) = mpsc::channel(64);
     server::listen(&api, questions)?;
     let (events, mut changed) = mpsc::channel(64);
@@ -133,6 +142,7 @@ async fn serve(config: Config, path: PathBuf) -> anyhow::Result<()> {
         no_room: 0,
         checks: health::Checks::new(reports),
         announcer: announce::Announcer::default(),
+        heard: dpi::Heard::default(),
         removed: false,
     };
     daemon.has_changed();
@@ -171,9 +181,18 @@ async fn serve(config: Config, path: PathBuf) -> anyhow::Result<()> {
                 then
             }
             Some(report) = reported.recv() => daemon.health(report),
+            Some(event) = told.recv() => {
+                daemon.heard.note(event);
+                // Not one round of this loop for each: a flood of them would be all that it does.
+                for _ in 0..EVENTS_AT_ONCE {
+                    let Ok(event) = told.try_recv() else { break };
+                    daemon.heard.note(event);
+                }
+                Then::GoOn
+            }
             _ = announce.tick() => {
                 daemon.announcer.step(Instant::now());
-                Then::GoOn
+                daemon.tend().await
             }
             _ = hangup.recv() => {
                 if let Err(error) = daemon.reload().await {

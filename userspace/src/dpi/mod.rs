@@ -4,7 +4,24 @@
 
 #![forbid(unsafe_code)]
 
-use std::net::SocketAddr;
+mod decode;
+mod dns;
+mod engine;
+mod http;
+mod inspect;
+mod policy;
+mod registry;
+mod session;
+mod ssh;
+mod table;
+mod tls;
+
+pub use engine::{Inspector, MAX_BUFFERED_BYTES, Settings};
+pub use policy::Policies;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use crate::config::DpiMode;
 
 /// What the kernel said of a frame when it took it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +56,8 @@ pub enum Verdict {
 /// What is worth telling. Addresses are those of the ends that the flow's first packet named: client, then server.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// A flow's protocol is known.
+    /// A flow's protocol is known, and all is read that is read of it: both sides' heads, unless the flow was denied or
+    /// ended before.
     App {
         /// Client.
         client: SocketAddr,
@@ -102,6 +120,8 @@ pub struct Stats {
     pub sessions: usize,
     /// Those that could not be opened for want of room: their packets passed unseen.
     pub no_room: u64,
+    /// Sessions that nobody had answered and that gave way to new ones.
+    pub evicted: u64,
     /// Frames that are no packets this engine can read.
     pub undecoded: u64,
 }
@@ -140,6 +160,10 @@ pub trait Engine: Send {
 
     /// Ends what is over. Called a few times a second, with or without packets.
     fn tick(&mut self, now_ns: u64, tell: &mut dyn FnMut(Event));
+
+    /// Another mode, other policies: each session is judged by them at its next packet. What is known of protocols
+    /// stays.
+    fn configure(&mut self, _mode: DpiMode, _policies: &Arc<Policies>) {}
 
     /// Numbers.
     fn stats(&self) -> Stats;

@@ -31,6 +31,19 @@ pub struct Kernel {
     pub csum_ipv6_flag: u32,
     /// See [`Xcfg::syn_cookie`].
     pub syn_cookie: u32,
+    /// The way to the workers.
+    pub workers: ToWorkers,
+}
+
+/// The way to the workers; all zero while there are none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ToWorkers {
+    /// See [`Xcfg::dpi_ifindex`].
+    pub ifindex: u32,
+    /// See [`Xcfg::workers`].
+    pub count: u16,
+    /// See [`Xcfg::dpi_frame`].
+    pub frame: u32,
 }
 
 /// Why a model is not in force.
@@ -327,6 +340,11 @@ fn settings_of(model: &Model, kernel: &Kernel) -> Xcfg {
         idle_check_ns: model.timeouts_s.iter().copied().min().map_or(0, ns),
         guard_kinds: model.guard_kinds,
         syn_cookie: kernel.syn_cookie,
+        dpi_policy: model.dpi_policy,
+        dpi_ifindex: kernel.workers.ifindex,
+        workers: kernel.workers.count,
+        snap: model.snap,
+        dpi_frame: kernel.workers.frame,
         ..Xcfg::ZERO
     }
 }

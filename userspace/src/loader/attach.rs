@@ -203,7 +203,7 @@ fn attach_xdp(
 }
 
 /// Puts the program into the pinned link, or attaches it and pins the link.
-fn take_over(
+pub(super) fn take_over(
     objects: &Objects,
     name: &'static str,
     path: &Path,
@@ -236,7 +236,7 @@ fn take_over(
 }
 
 /// A filter of ours outlives the daemon without a pin; one that is there already is replaced in place.
-fn attach_clsact(
+pub(super) fn attach_clsact(
     program: &mut SchedClassifier,
     device: &Device,
     direction: TcAttachType,
@@ -354,7 +354,8 @@ pub fn attached(dir: &Path) -> Result<BTreeSet<u32>, AttachError> {
         .collect())
 }
 
-fn remove_pin(path: &Path) -> Result<(), AttachError> {
+/// Removes a pin; fine where there is none.
+pub(super) fn remove_pin(path: &Path) -> Result<(), AttachError> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(AttachError::Pin {
             path: path.to_owned(),

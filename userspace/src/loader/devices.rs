@@ -49,6 +49,8 @@ pub struct Device {
     pub peer_nsid: Option<i32>,
     /// XDP program, if any.
     pub xdp: Option<XdpState>,
+    /// Queues for sending and for receiving.
+    pub queues: [u32; 2],
 }
 
 /// All devices of this namespace.
@@ -90,6 +92,8 @@ fn read(message: &LinkMessage) -> Device {
                     .any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth | InfoKind::Netkit)));
             }
             LinkAttribute::Xdp(states) => device.xdp = read_xdp(states),
+            LinkAttribute::NumTxQueues(count) => device.queues[0] = *count,
+            LinkAttribute::NumRxQueues(count) => device.queues[1] = *count,
             _ => {}
         }
     }

@@ -8,6 +8,7 @@ use rtnetlink::Handle;
 use super::{
     attach::{self, AttachError, TcKind},
     devices::{self, Device},
+    dpi,
     node::NodeError,
     peer, preflight, vip,
 };
@@ -60,6 +61,9 @@ pub async fn down(bpffs: &Path, handle: &mut Handle) -> Result<Vec<String>, Node
                 }
             }
         }
+    }
+    if dpi::remove(handle, &dir, dpi::NAMES).await? {
+        done.push(format!("{}, {}: removed", dpi::NAMES[0], dpi::NAMES[1]));
     }
     remove_tree(&dir)?;
     // A bpffs has two files of the kernel's own, maps.debug and progs.debug.

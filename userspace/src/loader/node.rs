@@ -11,21 +11,25 @@ use fsm_common::{
     nat::{NatKey, NatValue, endpoint_flag},
 };
 use rtnetlink::Handle;
+use tokio::sync::mpsc::Sender;
 use tracing::{info, warn};
 
 use super::{
-    apply::{ApplyError, Kernel, apply},
+    apply::{ApplyError, Kernel, ToWorkers, apply},
     attach::{self, AttachError, OnDevice, TcKind},
     devices::{self, Device},
     down::restore,
+    dpi,
     objects::{LoadError, Objects, Sizes},
     peer, preflight, syn_cookie, vip,
+    workers::{self, Inspection},
 };
 use crate::{
     api,
     config::{Attach, Config, Interface, NatProto, Role, XdpMode},
     maps::{Maps, PinError, pin_dir},
     model::{Model, ModelError, nat_key, plan::InForce, wide},
+    worker::Told,
 };
 
 /// Why the data path is not as configured.
@@ -55,6 +59,15 @@ pub enum NodeError {
     /// Virtual addresses.
     #[error("virtual addresses cannot be kept: {0}")]
     Vip(std::io::Error),
+    /// The pair of devices that leads to the workers.
+    #[error(transparent)]
+    Pair(#[from] super::dpi::DpiError),
+    /// Workers.
+    #[error("inspection cannot start: {0}")]
+    Workers(crate::worker::WorkerError),
+    /// A policy of inspection.
+    #[error("{0}")]
+    Policy(String),
     /// Netlink.
     #[error("the host's devices cannot be listed: {0}")]
     Netlink(#[from] rtnetlink::Error),
@@ -99,6 +112,10 @@ pub struct Node {
     down: HashSet<(NatKey, SocketAddr)>,
     /// Virtual addresses, as the host has been left.
     vips: Vec<vip::OnDevice>,
+    /// Workers, where `dpi.mode` is not off.
+    inspection: Option<Inspection>,
+    /// Where workers' events go.
+    events: Sender<Told>,
     /// Whether an earlier daemon's programs were taken over.
     pub adopted: bool,
 }
@@ -108,7 +125,11 @@ impl Node {
     ///
     /// # Errors
     /// See [`NodeError`].
-    pub async fn start(config: Config, handle: &mut Handle) -> Result<Self, NodeError> {
+    pub async fn start(
+        config: Config,
+        handle: &mut Handle,
+        events: Sender<Told>,
+    ) -> Result<Self, NodeError> {
         preflight::check(config.gateway.original_dst.as_deref())?;
         let model = Model::compile(&config)?;
         let devices = devices::list(handle).await?;
@@ -155,9 +176,12 @@ impl Node {
             attached: BTreeMap::new(),
             down: HashSet::new(),
             vips: Vec::new(),
+            inspection: None,
+            events,
             adopted,
         };
         node.down = node.known_down()?;
+        node.staff(&devices, handle).await?;
         node.apply(model)?;
         node.attach_cgroup(None)?;
         node.reconcile_with(devices, handle).await?;
@@ -186,6 +210,9 @@ impl Node {
             if let (Ok(model), Ok(devices)) =
                 (Model::compile(&self.config), devices::list(handle).await)
             {
+                if let Err(error) = self.staff(&devices, handle).await {
+                    warn!("inspection: {error}");
+                }
                 let _ = self.apply(model);
                 let _ = self.reconcile_with(devices, handle).await;
             }
@@ -200,9 +227,69 @@ impl Node {
         devices: Vec<Device>,
         handle: &mut Handle,
     ) -> Result<(), NodeError> {
+        // Before the kernel goes by the new policy: what is taken under it is judged by it.
+        self.staff(&devices, handle).await?;
         self.apply(model)?;
         self.attach_cgroup(Some(old))?;
+        self.dismiss(handle).await?;
         self.reconcile_with(devices, handle).await
+    }
+
+    /// Workers as the configuration has them: others where that takes others, else told of it.
+    async fn staff(&mut self, devices: &[Device], handle: &mut Handle) -> Result<(), NodeError> {
+        if !workers::is_wanted(&self.config) {
+            return Ok(());
+        }
+        if let Some(there) = &self.inspection
+            && !there.must_restart(&self.config, devices)
+        {
+            return there.configure(&self.config);
+        }
+        // The old ones first: a queue takes one socket.
+        self.inspection = None;
+        let inspection = Inspection::start(
+            &self.config,
+            devices,
+            &mut self.objects,
+            &self.dir,
+            handle,
+            self.tc,
+            self.events.clone(),
+        )
+        .await?;
+        self.inspection = Some(inspection);
+        Ok(())
+    }
+
+    /// Workers that nobody sends packets to any more go, and the way to them.
+    async fn dismiss(&mut self, handle: &mut Handle) -> Result<(), NodeError> {
+        if workers::is_wanted(&self.config) {
+            return Ok(());
+        }
+        if self.inspection.take().is_some() {
+            info!("inspection is off");
+        }
+        dpi::remove(handle, &self.dir, dpi::NAMES).await?;
+        Ok(())
+    }
+
+    /// Workers that have ended by themselves, or whose device is gone, are started anew.
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub async fn keep_staffed(&mut self, handle: &mut Handle) -> Result<(), NodeError> {
+        if !self.inspection.as_ref().is_some_and(Inspection::has_ended) {
+            return Ok(());
+        }
+        warn!("a worker has ended; all are started anew");
+        let devices = devices::list(handle).await?;
+        self.staff(&devices, handle).await?;
+        self.apply(Model::compile(&self.config)?)
+    }
+
+    /// Workers, where `dpi.mode` is not off.
+    pub fn inspection(&self) -> Option<&Inspection> {
+        self.inspection.as_ref()
     }
 
     /// Puts a model into the maps.
@@ -216,6 +303,10 @@ impl Node {
         let kernel = Kernel {
             csum_ipv6_flag: self.csum_ipv6_flag,
             syn_cookie: syn_cookie::Sysctls::read().offer(),
+            workers: self
+                .inspection
+                .as_ref()
+                .map_or_else(ToWorkers::default, Inspection::way),
         };
         apply(&mut self.maps, &mut self.known, model, &kernel)?;
         Ok(())
@@ -399,6 +490,10 @@ impl Node {
                     let _ = attach::detach(&self.dir, device.ifindex);
                 }
             })?;
+        if on.xdp_native == Some(true) && interface.role == Role::Uplink {
+            entry.flags |= iface_flag::ESCALATE;
+            self.maps.iface.set(slot, entry, 0)?;
+        }
         self.warn_of_veth(device, interface, &on);
         let xdp = xdp_word(&on);
         info!(

@@ -3,16 +3,18 @@
 //! without a word. So GRO is switched on there, and switched off again when the device is let go.
 
 use std::{
-    ffi::CStr,
     fs::File,
     io,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsRawFd as _, OwnedFd},
     path::PathBuf,
 };
 
 use rtnetlink::Handle;
 
-use super::devices::{Device, namespace_id};
+use super::{
+    devices::{Device, namespace_id},
+    ethtool::Ethtool,
+};
 
 /// What was found at the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,61 +91,11 @@ pub fn set_gro(namespace: OwnedFd, ifindex: u32, on: bool) -> io::Result<Gro> {
     .unwrap_or_else(|_| Err(io::Error::other("the thread has died")))
 }
 
-/// `struct ethtool_value` (`linux/ethtool.h`).
-#[repr(C)]
-struct EthtoolValue {
-    cmd: u32,
-    data: u32,
-}
-
-/// `ETHTOOL_GGRO` and `ETHTOOL_SGRO`.
-const GET_GRO: u32 = 0x2b;
-const SET_GRO: u32 = 0x2c;
-
 fn switch_gro(ifindex: u32, on: bool) -> io::Result<Gro> {
-    // SAFETY: plain call; the result is checked.
-    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just given us this descriptor.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    let mut name = [0u8; libc::IF_NAMESIZE];
-    // SAFETY: the buffer has the size that the call writes at most.
-    if unsafe { libc::if_indextoname(ifindex, name.as_mut_ptr().cast()) }.is_null() {
-        return Err(io::Error::last_os_error());
-    }
-    let mut value = EthtoolValue {
-        cmd: GET_GRO,
-        data: 0,
-    };
-    ethtool(&socket, &name, &mut value)?;
-    if (value.data != 0) == on {
+    let ethtool = Ethtool::open(ifindex)?;
+    if ethtool.gro()? == on {
         return Ok(Gro::Was);
     }
-    value = EthtoolValue {
-        cmd: SET_GRO,
-        data: u32::from(on),
-    };
-    ethtool(&socket, &name, &mut value)?;
+    ethtool.set_gro(on)?;
     Ok(Gro::Set)
-}
-
-fn ethtool(
-    socket: &OwnedFd,
-    name: &[u8; libc::IF_NAMESIZE],
-    value: &mut EthtoolValue,
-) -> io::Result<()> {
-    // SAFETY: zero is a value of this struct of integers and pointers.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    let text = CStr::from_bytes_until_nul(name).map_err(io::Error::other)?;
-    for (to, from) in request.ifr_name.iter_mut().zip(text.to_bytes_with_nul()) {
-        *to = *from as libc::c_char;
-    }
-    request.ifr_ifru.ifru_data = (&raw mut *value).cast();
-    // SAFETY: the request points to a value that lives through the call.
-    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
 }

@@ -5,6 +5,7 @@
 
 pub mod acl;
 pub mod cfg;
+pub mod dpi;
 pub mod flow;
 pub mod nat;
 pub mod origin;
@@ -13,6 +14,7 @@ pub mod seed;
 pub mod state;
 pub mod status;
 pub mod trace;
+pub mod worker;
 
 use std::borrow::Cow;
 use std::net::IpAddr;

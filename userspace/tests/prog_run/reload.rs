@@ -152,7 +152,7 @@ fn no_packet_meets_half_of_a_reload() {
         node.device(LO, role::UPLINK, 0);
         let kernel = Kernel {
             csum_ipv6_flag: node.maps.settings().unwrap().csum_ipv6_flag,
-            syn_cookie: 0,
+            ..Kernel::default()
         };
         // The entries besides keep the writer at it for longer, and take each other's memory.
         let policies = || [model(OLD, (30, 3000)), model(NEW, (31, 3000))];

@@ -163,6 +163,25 @@ impl Seen {
         self.frame.clone()
     }
 
+    /// The frame went to a worker, counted in this flow, or in none; gives it.
+    #[track_caller]
+    pub fn taken(&self, flow: Option<&str>, reasons: &[Reason]) -> Vec<u8> {
+        let action = if self.hook == Hook::Xdp {
+            XDP_REDIRECT
+        } else {
+            TC_REDIRECT
+        };
+        self.is((
+            action,
+            Some(Verdict::Escalate),
+            reasons,
+            flow,
+            made(reasons),
+        ));
+        assert_eq!(check_sums(&self.frame), Ok(()));
+        self.frame.clone()
+    }
+
     /// The frame went back as a SYN-ACK with a cookie, with right checksums; gives it.
     #[track_caller]
     pub fn cookie(&self) -> Vec<u8> {
