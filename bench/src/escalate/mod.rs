@@ -176,15 +176,12 @@ const TRIPS: [(u32, u64); 2] = [(300, 1000), (5000, 0)];
 
 /// Runs it, prints the tables and keeps the raw figures.
 pub fn run(options: &Options) -> Result<()> {
-    // Others' work on the machine waits for that of this benchmark, all of which is alike.
-    // SAFETY: no pointers.
-    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) } < 0 {
-        return Err(std::io::Error::last_os_error()).context("priority");
-    }
+    // Others' work on the machine waits for this benchmark's, all of which is alike.
+    machine::come_first().context("priority")?;
     let daemon = hosts::daemon()?;
     let dir = hosts::Hosts::new("build", &[])?;
     let program = xdpsock::compile(&dir.dir)?;
-    let has_ours = dir_accepts(&daemon)?;
+    let has_ours = ours::is_there(&daemon)?;
     let mut modes = Mode::ALL.to_vec();
     if !has_ours {
         eprintln!("this build's daemon does not inspect: ours is left out");
@@ -269,10 +266,4 @@ fn once(options: &Options, row: &Row, mode: Mode, payload: u32, round: u32) -> R
         trip_idle_us: Some(idle?),
         trip_busy_us: Some(busy?),
     })
-}
-
-/// Whether the daemon inspects: without it there is nothing of ours to measure.
-fn dir_accepts(daemon: &std::path::Path) -> Result<bool> {
-    let _ = daemon;
-    Ok(false)
 }

@@ -1,13 +1,23 @@
 //! The daemon's configurations.
 
+use std::path::Path;
+
+use anyhow::Result;
+
 use super::net::CONSUMER;
+use crate::hosts::Hosts;
+
+/// Whether this build inspects: without that there is nothing of ours to measure.
+pub fn is_there(daemon: &Path) -> Result<bool> {
+    Hosts::new("check", &["node"])?.accepts("node", daemon, &config(Dpi::Passing))
+}
 
 /// What the daemon does with flows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Dpi {
     /// Looks at none.
     Off,
-    /// Looks at every packet: nothing is ever known of what A sends, and there is no depth at which it gives up.
+    /// Looks at every packet: DNS is not given to the kernel, and that is what A sends.
     Passing,
     /// Gives flows to the kernel after their first bytes.
     Offloading,

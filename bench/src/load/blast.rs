@@ -16,6 +16,7 @@ use clap::Args;
 use fsm_fastpath::control::sweep::now_ns;
 use serde_json::{Value, json};
 
+use super::query;
 use crate::{kernel::cpu_time, machine::pin};
 
 /// Port that they are sent from.
@@ -53,6 +54,7 @@ pub fn run(options: &Options) -> Result<Value> {
     pin(options.cpu)?;
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, FROM))?;
     socket.connect((options.target.to, options.port))?;
+    ensure!(options.payload >= query::LEAST, "--payload: too short");
     let train = options.train.clamp(1, 65_000 / (options.payload + 8));
     if train > 1 {
         let size = options.payload as libc::c_int;
@@ -68,7 +70,7 @@ pub fn run(options: &Options) -> Result<Value> {
         };
         ensure!(set == 0, "UDP_SEGMENT: {}", io::Error::last_os_error());
     }
-    let payload = vec![b'x'; options.payload * train];
+    let payload = query::query(1, options.payload).repeat(train);
     let mut part = libc::iovec {
         iov_base: payload.as_ptr() as *mut _,
         iov_len: payload.len(),

@@ -5,6 +5,7 @@ mod flood;
 mod hold;
 mod ping;
 mod probe;
+mod query;
 mod sink;
 
 use std::{

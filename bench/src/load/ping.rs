@@ -10,6 +10,7 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::query;
 use crate::machine::pin;
 
 /// UDP port of the echo.
@@ -70,8 +71,7 @@ pub fn run(options: &Options) -> Result<Value> {
     let (mut trips, mut lost) = (Vec::new(), 0u32);
     let mut answer = [0; 2048];
     for number in 0..options.count + FIRST {
-        let mut payload = vec![b'y'; options.payload];
-        payload[..4].copy_from_slice(&number.to_be_bytes());
+        let payload = query::query(number as u16, options.payload);
         let start = Instant::now();
         socket.send(&payload)?;
         match socket.recv(&mut answer) {
