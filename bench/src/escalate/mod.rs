@@ -42,12 +42,26 @@ pub struct Options {
     /// Datagrams that leave A together, as a network card hands packets over.
     #[arg(long, default_value_t = 32)]
     train: u32,
-    /// Only these modes, with commas between; libxdp's loops alone and bulk TCP are left out then.
+    /// Only these modes, with commas between.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Mode>,
+    /// Only these parts, with commas between.
+    #[arg(long, value_delimiter = ',', default_value = "through,alone,bulk")]
+    parts: Vec<Part>,
     /// Where the raw figures go [default: bench/results/escalate-DATE.json].
     #[arg(long)]
     out: Option<PathBuf>,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum Part {
+    /// Packets by way of a consumer.
+    Through,
+    /// Loops of libxdp that send nothing on.
+    Alone,
+    /// TCP after a verdict, and without inspection.
+    Bulk,
 }
 
 /// What takes packets, each a process.
@@ -187,19 +201,23 @@ pub fn run(options: &Options) -> Result<()> {
         eprintln!("this build's daemon does not inspect: ours is left out");
         modes.retain(|mode| *mode != Mode::Ours);
     }
-    let all = options.only.is_empty();
-    modes.retain(|mode| all || options.only.contains(mode));
+    modes.retain(|mode| options.only.is_empty() || options.only.contains(mode));
+    let is_part = |part| options.parts.contains(&part);
+    if !is_part(Part::Through) {
+        modes.clear();
+    }
     let (mut runs, mut bulk) = (Vec::new(), Vec::new());
     for round in 0..options.rounds {
         for turn in 0..modes.len() {
             // Another one begins each time: what warms up or throttles hits all alike.
             let mode = modes[(turn + round as usize) % modes.len()];
+            eprintln!("round {}: {}", round + 1, mode.name());
             let row = Row::new(mode, options.train, &program, &daemon).context(mode.name())?;
             for payload in &options.payloads {
                 runs.push(once(options, &row, mode, *payload, round).context(mode.name())?);
             }
         }
-        if all {
+        if is_part(Part::Alone) {
             for what in Alone::ALL {
                 for payload in &options.payloads {
                     let row = Row::alone(what, options.train, &program).context(what.name())?;
@@ -216,14 +234,17 @@ pub fn run(options: &Options) -> Result<()> {
                 }
             }
         }
-        if all && has_ours {
+        if is_part(Part::Bulk) && has_ours {
             for dpi in [Dpi::Off, Dpi::Offloading] {
                 let row = Row::bulk(dpi, &daemon).context(dpi.name())?;
-                bulk.push(Bulk {
-                    round,
-                    dpi: dpi.name(),
-                    gbit_per_s: row.tcp(options.seconds.max(2)).context(dpi.name())?,
-                });
+                match row.tcp(options.seconds.max(2)) {
+                    Ok(gbit_per_s) => bulk.push(Bulk {
+                        round,
+                        dpi: dpi.name(),
+                        gbit_per_s,
+                    }),
+                    Err(error) => eprintln!("bulk TCP, {}: {error:#}", dpi.name()),
+                }
             }
         }
         eprintln!("round {} of {} done", round + 1, options.rounds);

@@ -415,10 +415,9 @@ impl Row {
 
     /// Bulk TCP from A to B, Gbit/s.
     pub fn tcp(&self, seconds: u32) -> Result<f64> {
-        let time = seconds.to_string();
-        let result = self
-            .hosts
-            .json("a", &["iperf3", "-J", "-c", B, "-t", &time])?;
+        let [time, most] = [seconds, seconds + 10].map(|seconds| seconds.to_string());
+        let args = ["timeout", "-s", "KILL", &most, "iperf3", "-J", "-c", B, "-t", &time];
+        let result = self.hosts.json("a", &args).with_context(|| self.log())?;
         let bits = result["end"]["sum_received"]["bits_per_second"].as_f64();
         Ok(bits.context("iperf3")? / 1e9)
     }
