@@ -184,7 +184,7 @@ impl Row {
         Ok(row)
     }
 
-    /// Hosts for bulk TCP, with all the offloads that there are.
+    /// Hosts for bulk TCP: B is an app with all the offloads that there are, A somebody behind a network card.
     pub fn bulk(dpi: ours::Dpi, daemon: &Path) -> Result<Self> {
         let mut row = Self {
             hosts: Hosts::new(&format!("bulk-{}", dpi.name()), &["a", "node", "b"])?,
@@ -229,13 +229,13 @@ impl Row {
              ip -n {node} neigh add {B} lladdr {mac_b} dev down0
              ip -n {a} route add default via 10.1.0.1; ip -n {b} route add default via 10.2.0.1"
         ))?;
-        if is_plain {
-            sh(&format!(
-                "for host in {a} {b}; do
-                    nsenter --net=/run/netns/$host ethtool -K eth0 tx off tso off gso off
-                 done"
-            ))?;
-        }
+        // XDP on up0 cannot know of a checksum that is still to be made.
+        let plain = if is_plain { format!("{a} {b}") } else { a };
+        sh(&format!(
+            "for host in {plain}; do
+                nsenter --net=/run/netns/$host ethtool -K eth0 tx off tso off gso off
+             done"
+        ))?;
         let forwards = u8::from(!is_wire);
         self.hosts
             .sysctl("node", &format!("net.ipv4.ip_forward={forwards}"))
@@ -416,7 +416,9 @@ impl Row {
     /// Bulk TCP from A to B, Gbit/s.
     pub fn tcp(&self, seconds: u32) -> Result<f64> {
         let [time, most] = [seconds, seconds + 10].map(|seconds| seconds.to_string());
-        let args = ["timeout", "-s", "KILL", &most, "iperf3", "-J", "-c", B, "-t", &time];
+        let args = [
+            "timeout", "-s", "KILL", &most, "iperf3", "-J", "-c", B, "-t", &time,
+        ];
         let result = self.hosts.json("a", &args).with_context(|| self.log())?;
         let bits = result["end"]["sum_received"]["bits_per_second"].as_f64();
         Ok(bits.context("iperf3")? / 1e9)
