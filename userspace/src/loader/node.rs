@@ -496,7 +496,7 @@ impl Node {
                 }
             })?;
         if on.xdp_native == Some(true) && interface.role == Role::Uplink {
-            entry.flags |= iface_flag::ESCALATE;
+            entry.flags |= checksum_flag(device, handle).await;
             self.maps.iface.set(slot, entry, 0)?;
         }
         self.warn_of_veth(device, interface, &on);
@@ -627,6 +627,36 @@ impl Node {
                 redirect: redirect_word(a.flags),
             })
             .collect()
+    }
+}
+
+/// What native XDP may do with frames of a device, by their checksums. Those of a wire are finished.
+async fn checksum_flag(device: &Device, handle: &mut Handle) -> u8 {
+    let (true, Some(peer)) = (device.is_pair, device.peer) else {
+        return iface_flag::ESCALATE;
+    };
+    let namespace = match device.peer_nsid {
+        Some(_) => peer::namespace(handle, device).await.map(Some),
+        None => Ok(None),
+    };
+    match namespace.and_then(|namespace| peer::leaves_checksums(namespace, peer)) {
+        Ok(false) => iface_flag::ESCALATE,
+        Ok(true) => {
+            warn!(
+                interface = device.name,
+                "the far end of this veth leaves checksums to a card, so XDP sends nothing past the stack, TC does: \
+                 `ethtool -K DEVICE tx off` there, then restart"
+            );
+            iface_flag::UNFINISHED
+        }
+        // As on a wire, as far as redirects go.
+        Err(error) => {
+            warn!(
+                interface = device.name,
+                "the far end of this veth cannot be asked ({error}): XDP hands no frames to workers, TC does"
+            );
+            0
+        }
     }
 }
 

@@ -102,10 +102,8 @@ impl Verdicts {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::frame::{ACK, fragment_header, icmp, tcp, udp},
-        *,
-    };
+    use super::*;
+    use crate::frame::{ACK, fragment_header, icmp, tcp, udp};
 
     #[test]
     fn a_copy_says_whose_it_is_without_its_end() {
