@@ -275,6 +275,9 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 fn once(options: &Options, row: &Row, mode: Mode, payload: u32, round: u32) -> Result<Run> {
+    if mode == Mode::Ours {
+        row.establish()?;
+    }
     let through = row.flood(payload, options.seconds)?;
     let cost = row.cost(payload, options.rate, options.seconds * 2)?;
     let [idle, busy] = TRIPS.map(|(count, rest_us)| row.trips(payload, count, rest_us));

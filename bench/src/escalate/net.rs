@@ -320,6 +320,41 @@ impl Row {
         )
     }
 
+    /// Has both ends talk for some seconds over the ports of what follows: a flow that is established, as those are
+    /// that carry many packets. One that nobody answers is half-open for us.
+    pub fn establish(&self) -> Result<()> {
+        let [port, from, cpu] = [
+            PORT.to_string(),
+            crate::load::blast::FROM.to_string(),
+            ENDS.to_string(),
+        ];
+        let echo = self.hosts.start_load(
+            "b",
+            &["echo", "--listen", B, "--port", &port, "--cpu", &cpu],
+        )?;
+        sleep(Duration::from_millis(150));
+        let args = [
+            "ping",
+            "--to",
+            B,
+            "--port",
+            &port,
+            "--from",
+            &from,
+            "--payload",
+            "64",
+            "--count",
+            "30",
+            "--rest-us",
+            "100000",
+            "--cpu",
+            &cpu,
+        ];
+        self.hosts.load("a", &args).with_context(|| self.log())?;
+        drop(echo);
+        Ok(())
+    }
+
     /// As fast as A can, counted at B.
     pub fn flood(&self, payload: u32, seconds: u32) -> Result<Through> {
         let sink = self.sink("b", "eth0", seconds)?;

@@ -20,7 +20,7 @@ use super::query;
 use crate::{kernel::cpu_time, machine::pin};
 
 /// Port that they are sent from.
-const FROM: u16 = 40_000;
+pub const FROM: u16 = 40_000;
 /// Datagrams at most: what bounds a run beside its time.
 const MOST: u64 = 50_000_000;
 

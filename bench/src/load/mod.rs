@@ -1,6 +1,6 @@
 //! Clients and listeners of `compare`, `flood` and `escalate`: plain sockets and threads, bounded in time.
 
-mod blast;
+pub mod blast;
 mod flood;
 mod hold;
 mod ping;

@@ -13,8 +13,6 @@ use serde_json::{Value, json};
 use super::query;
 use crate::machine::pin;
 
-/// UDP port of the echo.
-const PORT: u16 = 9002;
 /// Trips that are not counted.
 const FIRST: u32 = 20;
 /// After that a datagram is lost.
@@ -26,6 +24,9 @@ pub struct Echo {
     /// Address
     #[arg(long)]
     listen: IpAddr,
+    /// Port
+    #[arg(long, default_value_t = 9002)]
+    port: u16,
     /// CPU to stay on
     #[arg(long)]
     cpu: usize,
@@ -37,6 +38,12 @@ pub struct Options {
     /// Address
     #[arg(long)]
     to: IpAddr,
+    /// Port
+    #[arg(long, default_value_t = 9002)]
+    port: u16,
+    /// Port that they are sent from; 0: any
+    #[arg(long, default_value_t = 0)]
+    from: u16,
     /// Bytes in each
     #[arg(long)]
     payload: usize,
@@ -54,7 +61,7 @@ pub struct Options {
 /// Until killed.
 pub fn echo(options: &Echo) -> Result<()> {
     pin(options.cpu)?;
-    let socket = UdpSocket::bind((options.listen, PORT))?;
+    let socket = UdpSocket::bind((options.listen, options.port))?;
     let mut buffer = [0; 2048];
     loop {
         let (len, from) = socket.recv_from(&mut buffer)?;
@@ -65,8 +72,8 @@ pub fn echo(options: &Echo) -> Result<()> {
 /// Says how long trips took.
 pub fn run(options: &Options) -> Result<Value> {
     pin(options.cpu)?;
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    socket.connect((options.to, PORT))?;
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, options.from))?;
+    socket.connect((options.to, options.port))?;
     socket.set_read_timeout(Some(PATIENCE))?;
     let (mut trips, mut lost) = (Vec::new(), 0u32);
     let mut answer = [0; 2048];
@@ -79,7 +86,8 @@ pub fn run(options: &Options) -> Result<Value> {
                 let took = start.elapsed();
                 ensure!(
                     answer[..len] == payload,
-                    "datagram {number} came back as another"
+                    "datagram {number} came back as another, of {len} bytes that begin {:x?}; {lost} lost before",
+                    &answer[..len.min(16)]
                 );
                 if number >= FIRST {
                     trips.push(took.as_nanos() as f64 / 1000.0);
