@@ -1,12 +1,16 @@
 //! The two eBPF objects: loaded over the pinned maps, every program verified before anything is attached.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
     maps::{Map, MapData, ProgramArray},
     programs::{
-        CgroupSockopt, ProgramError, ProgramFd, SchedClassifier, TestRun as _, TestRunOptions, Xdp,
+        CgroupSockopt, Program, ProgramError, ProgramFd, SchedClassifier, TestRun as _,
+        TestRunOptions, Xdp,
     },
 };
 use fsm_common::maps::{MAPS, name};
@@ -112,6 +116,23 @@ pub mod program {
     pub const DPI_BACK: &str = "fsm_dpi_back";
     /// Feature probe.
     pub const PROBE: &str = "fsm_probe_csum";
+    /// Those that take longest to verify, the longest first.
+    pub const DEAREST: [&str; 4] = [
+        "fsm_tc_half6",
+        "fsm_tc_half4",
+        "fsm_tc_known6",
+        "fsm_tc_known4",
+    ];
+
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = &'static str> {
+        let slow = TC_SLOW.iter().chain(&XDP_SLOW).map(|(name, _)| *name);
+        [
+            XDP, DPI_RX, TC_INGRESS, TC_EGRESS, DPI_TX, DPI_BACK, PROBE, ORIGIN,
+        ]
+        .into_iter()
+        .chain(slow)
+    }
 }
 
 impl Objects {
@@ -129,25 +150,7 @@ impl Objects {
         }
         let mut xdp = load_object("fsm-xdp", XDP_OBJECT, dir, sizes)?;
         let mut tc = load_object("fsm-tc", TC_OBJECT, dir, sizes)?;
-        for name in [program::XDP, program::DPI_RX] {
-            verify::<Xdp>(&mut xdp, name, Xdp::load)?;
-        }
-        for (name, _) in program::XDP_SLOW {
-            verify::<Xdp>(&mut xdp, name, Xdp::load)?;
-        }
-        for name in [
-            program::TC_INGRESS,
-            program::TC_EGRESS,
-            program::DPI_TX,
-            program::DPI_BACK,
-            program::PROBE,
-        ] {
-            verify::<SchedClassifier>(&mut tc, name, SchedClassifier::load)?;
-        }
-        for (name, _) in program::TC_SLOW {
-            verify::<SchedClassifier>(&mut tc, name, SchedClassifier::load)?;
-        }
-        verify::<CgroupSockopt>(&mut tc, program::ORIGIN, CgroupSockopt::load)?;
+        verify(&mut [&mut xdp, &mut tc])?;
         let mut objects = Self { xdp, tc };
         objects.fill_tail_calls(dir)?;
         Ok(objects)
@@ -238,22 +241,54 @@ where
         .expect("of the kind that it was loaded as")
 }
 
-fn verify<T>(
-    object: &mut Ebpf,
-    name: &'static str,
-    load: fn(&mut T) -> Result<(), ProgramError>,
-) -> Result<(), LoadError>
-where
-    for<'a> &'a mut T: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
-{
-    let fail = |source: ProgramError| LoadError::Program {
-        program: name,
-        source: Box::new(source),
+/// Has the kernel verify all programs, as many at a time as there are CPUs: it takes a second for the largest.
+fn verify(objects: &mut [&mut Ebpf]) -> Result<(), LoadError> {
+    let mut programs: Vec<(&'static str, &mut Program)> = Vec::new();
+    for (name, program) in objects.iter_mut().flat_map(|object| object.programs_mut()) {
+        let known = program::all().find(|known| *known == name);
+        programs.push((known.unwrap_or("of no known name"), program));
+    }
+    for name in program::all() {
+        if !programs.iter().any(|(there, _)| *there == name) {
+            let source = Box::new(ProgramError::NotLoaded);
+            return Err(LoadError::Program {
+                program: name,
+                source,
+            });
+        }
+    }
+    // Taken from the end: the longest first.
+    programs.sort_by_key(|(name, _)| program::DEAREST.iter().rev().position(|n| n == name));
+    let queue = Mutex::new(programs);
+    let work = || -> Result<(), LoadError> {
+        loop {
+            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let Some((name, program)) = next else {
+                return Ok(());
+            };
+            load(program).map_err(|source| LoadError::Program {
+                program: name,
+                source: Box::new(source),
+            })?;
+        }
     };
-    let program = object
-        .program_mut(name)
-        .ok_or_else(|| fail(ProgramError::NotLoaded))?;
-    program.try_into().and_then(load).map_err(fail)
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        running
+            .into_iter()
+            .map(|thread| thread.join().expect("it does not panic"))
+            .collect()
+    })
+}
+
+fn load(program: &mut Program) -> Result<(), ProgramError> {
+    match program {
+        Program::Xdp(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
+        Program::CgroupSockopt(program) => program.load(),
+        _ => Err(ProgramError::NotLoaded),
+    }
 }
 
 fn load_object(
