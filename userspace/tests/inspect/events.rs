@@ -4,10 +4,12 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use fsm_fastpath::lab::Role;
 use serde_json::Value;
 
 use super::{dpi, lab, who};
-use crate::traffic::{alone, wait_for};
+use crate::traffic::http::connect;
+use crate::traffic::{alone, at, on, wait_for};
 
 /// Records of a kind; every line is one whole object.
 fn records(path: &Path, kind: &str) -> Vec<Value> {
@@ -54,17 +56,17 @@ fn events_are_written_and_go_on_in_a_new_file_after_a_rotation() {
     let alert = &records(&path, "alert")[0];
     assert_eq!(alert["alert"]["action"], "allowed");
     assert_eq!(alert["flow_id"], http["flow_id"]);
-    // A ping is a flow of five seconds.
-    lab.app1()
-        .cmd("ping", ["-c", "1", "-W", "2", "20.0.0.2"])
-        .unwrap();
-    wait_for("a flow record", Duration::from_secs(15), || {
+    // Opened and closed without a word: over 15 seconds later.
+    on(&lab, Role::App1, || {
+        drop(connect(at("20.0.0.2:8080")).unwrap())
+    });
+    wait_for("a flow record", Duration::from_secs(30), || {
         !records(&path, "flow").is_empty()
     });
     let flow = &records(&path, "flow")[0];
     assert_eq!(
-        (&flow["proto"], &flow["dest_ip"]),
-        (&"ICMP".into(), &"20.0.0.2".into())
+        (&flow["flow"]["state"], &flow["dest_port"]),
+        (&"closed".into(), &8080.into())
     );
     assert!(
         flow["flow"]["start"].as_str() <= flow["timestamp"].as_str(),
