@@ -11,7 +11,7 @@ use std::{
 use crate::sys::{self, ProgramKind, TableKind};
 
 /// One 8-byte instruction (`struct bpf_insn`).
-const fn insn(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> u64 {
+pub const fn insn(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> u64 {
     code as u64
         | (dst as u64) << 8
         | (src as u64) << 12
@@ -19,9 +19,9 @@ const fn insn(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> u64 {
         | (imm as u32 as u64) << 32
 }
 
-const MOV_IMM: u8 = 0xb7;
-const MOV_REG: u8 = 0xbf;
-const ADD_IMM: u8 = 0x07;
+pub const MOV_IMM: u8 = 0xb7;
+pub const MOV_REG: u8 = 0xbf;
+pub const ADD_IMM: u8 = 0x07;
 const LSH_IMM: u8 = 0x67;
 const OR_REG: u8 = 0x4f;
 const ADD_REG: u8 = 0x0f;
@@ -32,21 +32,21 @@ const RSH_IMM: u8 = 0x77;
 const STORE16: u8 = 0x6b;
 const LOAD16: u8 = 0x69;
 const LOAD8: u8 = 0x71;
-const LOAD32: u8 = 0x61;
+pub const LOAD32: u8 = 0x61;
 const LOAD64: u8 = 0x79;
-const STORE32: u8 = 0x63;
+pub const STORE32: u8 = 0x63;
 const STORE64: u8 = 0x7b;
-const STORE32_IMM: u8 = 0x62;
-const JEQ_IMM: u8 = 0x15;
+pub const STORE32_IMM: u8 = 0x62;
+pub const JEQ_IMM: u8 = 0x15;
 const JGT_REG: u8 = 0x2d;
 const JLT_IMM: u8 = 0xa5;
-const JA: u8 = 0x05;
-const CALL: u8 = 0x85;
-const EXIT: u8 = 0x95;
+pub const JA: u8 = 0x05;
+pub const CALL: u8 = 0x85;
+pub const EXIT: u8 = 0x95;
 const LOAD_MAP: u8 = 0x18;
 /// BPF_PSEUDO_MAP_FD
 const PSEUDO_MAP: u8 = 1;
-const MAP_LOOKUP: i32 = 1;
+pub const MAP_LOOKUP: i32 = 1;
 const TAIL_CALL: i32 = 12;
 
 /// Action of the empty program: TCX_NEXT, or XDP_PASS.
@@ -125,7 +125,8 @@ impl Wrapper {
     }
 }
 
-fn load_map(dst: u8, fd: RawFd) -> [u64; 2] {
+/// A map's address.
+pub fn load_map(dst: u8, fd: RawFd) -> [u64; 2] {
     [insn(LOAD_MAP, dst, PSEUDO_MAP, 0, fd), 0]
 }
 
@@ -272,7 +273,7 @@ const IP_CHECK: i16 = 24;
 const SOURCE: i16 = 26;
 const SOURCE_PORT: i16 = 34;
 const GET_PRANDOM_U32: i32 = 7;
-const REDIRECT: i32 = 23;
+pub const REDIRECT: i32 = 23;
 
 /// Gives each frame a random source of 198.18.0.0/15 (RFC 2544) and a random port above 1023, mends its checksums,
 /// and sends it out of a device. `sums` are the sums of the frame with these two zero and without the

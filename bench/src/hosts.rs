@@ -12,6 +12,8 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::kernel;
+
 /// Namespaces `PREFIX-HOST`, and a folder.
 pub struct Hosts {
     prefix: String,
@@ -97,15 +99,27 @@ impl Hosts {
             .into_iter()
             .chain(args.iter().copied())
             .collect();
+        self.start(host, &program)
+    }
+
+    /// Starts a program that prints one JSON value.
+    pub fn start(&self, host: &str, program: &[&str]) -> Result<Running> {
         let child = self
-            .command(host, &program)
+            .command(host, program)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .spawn()?;
+            .spawn()
+            .with_context(|| program[0].to_owned())?;
         Ok(Running {
             child: Some(child),
-            what: args.join(" "),
+            what: program.join(" "),
         })
+    }
+
+    /// CPU time so far of what runs until the hosts go.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        let processes = self.children.iter().map(Child::id);
+        processes.map(kernel::cpu_time).sum()
     }
 
     /// Runs such a program.

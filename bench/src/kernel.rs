@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     io::{Read as _, Seek as _, Write as _},
     os::fd::RawFd,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -52,6 +53,36 @@ impl Drop for Setting {
             eprintln!("a setting could not be put back to {before}: {error}");
         }
     }
+}
+
+/// CPU time of a process, all its threads, by the scheduler's own count; what a packet costs in the kernel is in it
+/// where that is done in the process's name.
+pub fn cpu_time(process: u32) -> Result<Duration> {
+    let tasks = format!("/proc/{process}/task");
+    let mut sum = Duration::ZERO;
+    for task in fs::read_dir(&tasks).context(tasks)? {
+        // A thread may be gone by now.
+        let text = fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
+        let ran = text.split_whitespace().next().unwrap_or("0");
+        sum += Duration::from_nanos(ran.parse()?);
+    }
+    Ok(sum)
+}
+
+/// Processes of the kernel that handle packets which nobody has time for.
+pub fn packet_threads() -> Result<Vec<u32>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(process) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let comm = fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
+        if comm.starts_with("ksoftirqd/") {
+            found.push(process);
+        }
+    }
+    Ok(found)
 }
 
 /// Bytes that a map takes, by its `fdinfo`.

@@ -99,6 +99,40 @@ pub fn pin(cpu: usize) -> io::Result<()> {
     }
 }
 
+/// Has this process, and those it starts, run before others' work on the machine: the highest priority, and a slice
+/// so short that whoever wakes up need not wait for the end of another's (Linux 6.12).
+pub fn come_first() -> io::Result<()> {
+    /// `struct sched_attr` (`linux/sched/types.h`), as far as it has always gone.
+    #[repr(C)]
+    struct Wish {
+        size: u32,
+        policy: u32,
+        flags: u64,
+        nice: i32,
+        priority: u32,
+        slice_ns: u64,
+        deadline: u64,
+        period: u64,
+    }
+    let wish = Wish {
+        size: size_of::<Wish>() as u32,
+        policy: libc::SCHED_OTHER as u32,
+        flags: 0,
+        nice: -20,
+        priority: 0,
+        slice_ns: 200_000,
+        deadline: 0,
+        period: 0,
+    };
+    // SAFETY: laid out as the kernel wants it, with its size; it lives through the call.
+    let result = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const wish, 0) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
 /// The middle value, or the mean of the two; NaN of none.
 pub fn median(values: &[f64]) -> f64 {
     let mut values = values.to_vec();

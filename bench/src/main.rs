@@ -1,5 +1,6 @@
 //! Measures what the programs cost: by themselves (`programs`), with a big flow table (`flows`), beside nft
-//! (`compare`, `flood`), what a million rules take (`acl`), and the inspection engine (`dpi`).
+//! (`compare`, `flood`), what a million rules take (`acl`), the inspection engine (`dpi`), and packets by way of user
+//! space (`escalate`).
 
 mod acl;
 mod asm;
@@ -7,11 +8,13 @@ mod compare;
 mod ctnetlink;
 mod dpi;
 mod entries;
+mod escalate;
 mod flood;
 mod hosts;
 mod kernel;
 mod load;
 mod machine;
+mod nfnetlink;
 mod packet;
 mod programs;
 mod sys;
@@ -41,7 +44,9 @@ enum Verb {
     Flood(flood::Options),
     /// ns a packet of the inspection engine, frames in memory.
     Dpi(dpi::Options),
-    /// Clients and listeners of `compare` and `flood`
+    /// Packets by way of a consumer in user space: NFQUEUE, AF_PACKET, AF_XDP with libxdp, ours.
+    Escalate(escalate::Options),
+    /// Clients and listeners of `compare`, `flood` and `escalate`
     #[command(subcommand, hide = true)]
     Load(load::Load),
 }
@@ -54,6 +59,7 @@ fn main() -> anyhow::Result<()> {
         Verb::Compare(options) => compare::run(&options),
         Verb::Flood(options) => flood::run(&options),
         Verb::Dpi(options) => dpi::run(&options),
+        Verb::Escalate(options) => escalate::run(&options),
         Verb::Load(load) => load::run(&load),
     }
 }

@@ -27,6 +27,7 @@ pub enum TableKind {
 }
 
 const MAP_CREATE: i64 = 0;
+const MAP_LOOKUP: i64 = 1;
 const MAP_UPDATE: i64 = 2;
 const PROG_LOAD: i64 = 5;
 const OBJ_GET: i64 = 7;
@@ -38,6 +39,8 @@ const DELETE_BATCH: i64 = 27;
 const XDP_HAS_FRAGS: u32 = 1 << 5;
 /// BPF_XDP (`enum bpf_attach_type`).
 const ATTACH_XDP: u32 = 37;
+/// BPF_TCX_INGRESS
+const ATTACH_TCX_INGRESS: u32 = 46;
 
 /// `union bpf_attr`, one struct a command.
 #[repr(C)]
@@ -166,6 +169,23 @@ pub fn set(map: RawFd, index: u32, value: &[u8]) -> io::Result<()> {
     .map(drop)
 }
 
+/// Reads one entry of a map with 4-byte keys, whose values are as long as `value`.
+pub fn get(map: RawFd, index: u32, value: &mut [u64]) -> io::Result<()> {
+    let key = index.to_ne_bytes();
+    let (key, value) = (address(&key), value.as_mut_ptr() as u64);
+    bpf(
+        MAP_LOOKUP,
+        &mut MapUpdate {
+            fd: map as u32,
+            pad: 0,
+            key,
+            value,
+            flags: 0,
+        },
+    )
+    .map(drop)
+}
+
 /// Opens a pinned map.
 pub fn pinned(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_encoded_bytes())?;
@@ -256,15 +276,28 @@ struct LinkCreate {
     flags: u32,
 }
 
-/// Attaches an XDP program to a device for as long as the answer lives.
-pub fn attach_xdp(program: &OwnedFd, ifindex: u32) -> io::Result<OwnedFd> {
+/// Attaches a program to a device, TC to what arrives, for as long as the answer lives.
+pub fn attach(kind: ProgramKind, program: &OwnedFd, ifindex: u32) -> io::Result<OwnedFd> {
     let mut attr = LinkCreate {
         program: program.as_raw_fd() as u32,
         ifindex,
-        attach: ATTACH_XDP,
+        attach: match kind {
+            ProgramKind::Tc => ATTACH_TCX_INGRESS,
+            ProgramKind::Xdp => ATTACH_XDP,
+        },
         flags: 0,
     };
     bpf(LINK_CREATE, &mut attr).map(owned)
+}
+
+/// Number of a device of this namespace.
+pub fn ifindex(device: &str) -> io::Result<u32> {
+    let name = CString::new(device)?;
+    // SAFETY: a string that ends with zero.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => Err(io::Error::other(format!("there is no device {device}"))),
+        ifindex => Ok(ifindex),
+    }
 }
 
 /// What a test run gives back.

@@ -43,8 +43,11 @@ pub mod iface_flag {
     pub const GRO_SET: u8 = 8;
     /// For user space: the clsact qdisc was made by us, to be removed again.
     pub const CLSACT_SET: u8 = 16;
-    /// XDP here hands frames to the workers: it is native, and packets wait for them.
+    /// XDP here hands frames to the workers: it is native, and checksums are finished.
     pub const ESCALATE: u8 = 32;
+    /// Native XDP here sees frames whose checksums a card was to finish: a veth whose far end leaves that to it. It
+    /// sends none past the stack.
+    pub const UNFINISHED: u8 = 64;
 }
 
 /// Bits of `fsm_skip_port`.

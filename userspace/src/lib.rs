@@ -15,3 +15,9 @@ pub mod pcap;
 pub mod view;
 pub mod worker;
 pub mod xsk;
+
+/// Frames for unit tests.
+#[cfg(test)]
+#[allow(dead_code, reason = "the tests of other crates use the rest")]
+#[path = "../../common/tests/support/frame.rs"]
+mod frame;

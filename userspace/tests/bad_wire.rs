@@ -211,10 +211,20 @@ fn assert_all_over(lab: &Lab, ports: &BTreeMap<usize, Vec<u16>>) {
     }
 }
 
+/// Every worker has all of its frames, and none was lost on the way to it.
+fn assert_frames_are_there(lab: &Lab) {
+    let status = lab.fsm(&["status"]).unwrap();
+    for row in status["workers"].as_array().unwrap() {
+        let numbers = [&row["frames"]["leaked"], &row["lost"], &row["restarts"]];
+        assert_eq!(numbers, [0, 0, 0], "{row}");
+    }
+    assert_eq!(status["drops"]["escalation_lost"], 0);
+}
+
 /// What must hold over any wire, whatever it does; gives how often tracking has seen a strange segment.
-fn run(tag: &str, wire: Wire, load: &Load, limit: Duration) {
+fn run(tag: &str, wire: Wire, extra: &str, load: &Load, limit: Duration) {
     let _alone = alone();
-    let lab = lab_over(Some(wire), tag, "");
+    let lab = lab_over(Some(wire), tag, extra);
     for (server, listen) in [
         (Role::Outside, "20.0.0.2:8090"),
         (Role::Outside, "[fd20::2]:8090"),
@@ -237,6 +247,7 @@ fn run(tag: &str, wire: Wire, load: &Load, limit: Duration) {
             rows.iter().all(over)
         });
         assert_all_over(&lab, &ports);
+        assert_frames_are_there(&lab);
         rounds += 1;
     }
     stop.store(true, Ordering::Relaxed);
@@ -282,12 +293,24 @@ fn over_a_bad_wire_every_byte_arrives_and_every_flow_is_seen_to_its_end() {
         parallel: 50,
         short: 20_000,
     };
-    run("bad", Wire::BAD, &load, Duration::ZERO);
+    run("bad", Wire::BAD, "", &load, Duration::ZERO);
+}
+
+/// Flows that wait for two workers.
+const BY_WORKERS: &str = "\n[dpi]\nmode = \"protect\"\ncores = [0, 1]\n";
+
+#[test]
+fn over_a_bad_wire_and_by_workers_it_is_the_same() {
+    let load = Load {
+        long: 2_000_000,
+        parallel: 100,
+        short: 20_000,
+    };
+    run("badw", Wire::BAD, BY_WORKERS, &load, Duration::ZERO);
 }
 
 /// Ten minutes, each round over the same wire.
-#[test]
-fn over_a_bad_wire_it_holds_for_ten_minutes() {
+fn soak(tag: &str, extra: &str) {
     if !is_soak() {
         println!("skipped: FSM_SOAK=1 (scripts/soak) runs it");
         return;
@@ -297,13 +320,19 @@ fn over_a_bad_wire_it_holds_for_ten_minutes() {
         parallel: 100,
         short: 50_000,
     };
-    run(
-        "soak",
-        Wire {
-            seed: 2,
-            ..Wire::BAD
-        },
-        &load,
-        Duration::from_secs(600),
-    );
+    let wire = Wire {
+        seed: 2,
+        ..Wire::BAD
+    };
+    run(tag, wire, extra, &load, Duration::from_secs(600));
+}
+
+#[test]
+fn over_a_bad_wire_it_holds_for_ten_minutes() {
+    soak("soak", "");
+}
+
+#[test]
+fn over_a_bad_wire_and_by_workers_it_holds_for_ten_minutes() {
+    soak("soakw", BY_WORKERS);
 }

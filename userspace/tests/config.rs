@@ -167,13 +167,15 @@ fn what_is_not_built_yet_is_named() {
     let config = parsed(
         "[[interface]]\nname = \"eth0\"\nrole = \"endpoint\"\nattach = \"inside\"\nnetns = \"app1\"\n\
          [gateway]\nexclude_uids = [1337]\n[forward]\nsockmap = true\n[dpi]\nmode = \"monitor\"\n\
+         [[dpi.policy]]\nto = \"*.example.com\"\naction = \"deny\"\n\
+         [[dpi.signature]]\nname = \"a\"\nkind = \"waf\"\nrules = [\"a\"]\n\
          [dpi.meter]\nsyn_flood_pps = 1\n[events]\neve = \"/var/log/eve.json\"\n\
          [trace]\nips = [\"10.0.0.1\"]\nports = [80]\n",
     );
     let lines = config.not_built_yet();
-    assert_eq!(lines.len(), 5, "{lines:#?}");
+    assert_eq!(lines.len(), 6, "{lines:#?}");
     assert!(lines[0].starts_with("node.toml:7:10: interface[1].attach: not built yet: "));
-    assert!(lines[2].starts_with("node.toml:14:8: dpi.mode: not built yet: "));
+    assert!(lines[2].starts_with("node.toml:16:6: dpi.policy[0].to: not built yet: "));
     assert!(parsed("").not_built_yet().is_empty());
 }
 

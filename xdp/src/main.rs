@@ -170,6 +170,9 @@ fn to_app<F: Tables, const TRACK: bool>(
     packet: &Parsed<F::Addr>,
     flow: &mut Flow<F::Addr>,
 ) -> Outcome {
+    if at.iface.flags & iface_flag::UNFINISHED != 0 {
+        return PASS;
+    }
     let bytes = frame.frame_len() as u64;
     let (verdict, action) = redirect::to_app::<F>(frame, packet, flow);
     if verdict as u8 == Verdict::Redirect as u8

@@ -2,7 +2,6 @@
 //! BPF_PROG_TEST_RUN sends its frames for real.
 
 use std::{
-    ffi::CString,
     io,
     net::SocketAddrV4,
     os::fd::OwnedFd,
@@ -71,12 +70,7 @@ pub struct Options {
 
 /// Sends; says when, how many were offered, and in what time.
 pub fn run(options: &Options) -> Result<serde_json::Value> {
-    let name = CString::new(options.device.as_str())?;
-    // SAFETY: a string that ends with zero.
-    let ifindex = unsafe { libc::if_nametoindex(name.as_ptr()) };
-    if ifindex == 0 {
-        return Err(io::Error::last_os_error()).with_context(|| options.device.clone());
-    }
+    let ifindex = sys::ifindex(&options.device)?;
     let frame = frame(options.kind, options.to, mac(&options.mac)?);
     let program = asm::spoof(ifindex, sums(&frame), check_at(options.kind))?;
     // A device's interrupts would not wait for processes either.

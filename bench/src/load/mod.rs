@@ -1,8 +1,12 @@
-//! Clients and listeners of `compare` and `flood`: plain sockets and threads, bounded in time.
+//! Clients and listeners of `compare`, `flood` and `escalate`: plain sockets and threads, bounded in time.
 
+mod blast;
 mod flood;
 mod hold;
+mod ping;
 mod probe;
+mod query;
+mod sink;
 
 use std::{
     io::{Read as _, Write as _},
@@ -17,7 +21,11 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 
-use crate::{ctnetlink, entries};
+use crate::{
+    asm, ctnetlink, entries,
+    escalate::{Through, through},
+    sys::{self, ProgramKind},
+};
 pub use flood::Kind as FloodKind;
 
 /// TCP port of the listener.
@@ -61,6 +69,17 @@ pub enum Load {
         #[arg(long)]
         device: String,
     },
+    /// Datagrams of one flow, as fast as they go or at a fixed rate
+    Blast(blast::Options),
+    /// Count and drop datagrams as they arrive
+    Sink(sink::Options),
+    /// Send datagrams back until killed
+    Echo(ping::Echo),
+    /// Datagrams there and back
+    Ping(ping::Options),
+    /// Take packets, and let them go on; until killed
+    #[command(subcommand)]
+    Through(Through),
     /// Fill netfilter's table with connections of others
     Fill {
         /// The first
@@ -94,6 +113,11 @@ pub fn run(load: &Load) -> Result<()> {
         Load::Probe(options) => probe::run(options)?,
         Load::Flood(options) => flood::run(options)?,
         Load::Wire { device } => return wire(device),
+        Load::Blast(options) => blast::run(options)?,
+        Load::Sink(options) => sink::run(options)?,
+        Load::Echo(options) => return ping::echo(options),
+        Load::Ping(options) => ping::run(options)?,
+        Load::Through(what) => return through(what),
         Load::Fill { from, to } => {
             ctnetlink::insert_established(&others(*from..*to))?;
             serde_json::Value::Null
@@ -104,12 +128,8 @@ pub fn run(load: &Load) -> Result<()> {
 }
 
 fn wire(device: &str) -> Result<()> {
-    let name = std::ffi::CString::new(device)?;
-    // SAFETY: a string that ends with zero.
-    let ifindex = unsafe { libc::if_nametoindex(name.as_ptr()) };
-    anyhow::ensure!(ifindex != 0, "there is no device {device}");
-    let program = crate::asm::wire_end().context("the wire's program")?;
-    let _link = crate::sys::attach_xdp(&program, ifindex).context("attach")?;
+    let program = asm::wire_end().context("the wire's program")?;
+    let _link = sys::attach(ProgramKind::Xdp, &program, sys::ifindex(device)?).context("attach")?;
     loop {
         thread::park();
     }

@@ -248,7 +248,7 @@ fn stored<F: Tables>(
     let scratch = F::scratch().ok_or(Reason::Internal)?;
     // SAFETY: this CPU's own entry, and no other program runs on this CPU before this one ends.
     let scratch = unsafe { &mut *scratch };
-    let trusted = u32::from(scratch.flow.nf) / u32::from(nf::TRUST) & 1;
+    let trusted = u32::from(scratch.flow.nf >> nf::TRUST.trailing_zeros() & 1);
     inspect::decide(cfg, &mut scratch.flow, trusted);
     store::<F>(cfg, &packet.key, scratch)
 }

@@ -1,7 +1,7 @@
 //! Keys that are understood and checked, but whose code comes later. A feature
 //! leaves this list with the change that builds it.
 
-use super::{Attach, Config, DpiMode, Meter};
+use super::{Attach, Config, DpiMode, Meter, Peer};
 
 /// `FILE:LINE:COL: key.path: not built yet: …`, in the order of the file.
 pub(super) fn not_built_yet(config: &Config) -> Vec<String> {
@@ -18,8 +18,17 @@ pub(super) fn not_built_yet(config: &Config) -> Vec<String> {
     if config.forward.sockmap {
         add("forward.sockmap", "splicing sockets");
     }
-    if config.dpi.mode != DpiMode::Off && !config.dpi.signature.is_empty() {
-        add("dpi.signature", "signatures");
+    if config.dpi.mode != DpiMode::Off {
+        for (i, policy) in config.dpi.policy.iter().enumerate() {
+            for (side, peer) in [("from", &policy.from), ("to", &policy.to)] {
+                if matches!(peer, Peer::Fqdn(_)) {
+                    add(&format!("dpi.policy[{i}].{side}"), "domain names as peers");
+                }
+            }
+        }
+        if !config.dpi.signature.is_empty() {
+            add("dpi.signature", "signatures");
+        }
     }
     if config.dpi.mode != DpiMode::Off && config.dpi.meter != Meter::default() {
         add("dpi.meter", "meters");

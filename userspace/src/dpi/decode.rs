@@ -229,14 +229,9 @@ fn words(bytes: &[u8]) -> u64 {
 }
 
 #[cfg(test)]
-#[expect(dead_code, reason = "the frames of all tests")]
-#[path = "../../../common/tests/support/frame.rs"]
-mod frame;
-
-#[cfg(test)]
 mod tests {
-    use super::frame::*;
     use super::*;
+    use crate::frame::*;
 
     const A: &str = "10.0.0.1:1000";
     const B: &str = "20.0.0.2:80";

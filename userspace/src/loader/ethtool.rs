@@ -62,6 +62,21 @@ impl Ethtool {
         self.call(&mut [SET_GRO, u32::from(on)])
     }
 
+    /// Whether a feature is on of which `is_meant` says so, by its name.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn is_on(&self, is_meant: impl Fn(&str) -> bool) -> io::Result<bool> {
+        let names = self.feature_names()?;
+        let blocks = names.len().div_ceil(32);
+        let mut state = vec![0; 2 + 4 * blocks];
+        (state[0], state[1]) = (GET_FEATURES, blocks as u32);
+        self.call(&mut state)?;
+        let is_active = |index: usize| state[4 + 4 * (index / 32)] >> (index % 32) & 1 != 0;
+        let mut meant = names.iter().enumerate().filter(|(_, name)| is_meant(name));
+        Ok(meant.any(|(index, _)| is_active(index)))
+    }
+
     /// Switches off every feature that `is_meant` says of its name (as `ethtool -k` has it in the kernel's words),
     /// where it can be switched.
     ///

@@ -3,11 +3,11 @@
 use std::{
     collections::{BTreeMap, HashSet},
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use fsm_common::{
-    maps::{IFACE_PROBES, IFACE_SLOTS, IfaceEntry, iface_flag, name, role},
+    maps::{IFACE_PROBES, IFACE_SLOTS, IfaceEntry, MAPS, iface_flag, name, role},
     nat::{NatKey, NatValue, endpoint_flag},
 };
 use rtnetlink::Handle;
@@ -27,7 +27,7 @@ use super::{
 use crate::{
     api,
     config::{Attach, Config, Interface, NatProto, Role, XdpMode},
-    maps::{Maps, PinError, pin_dir},
+    maps::{Maps, PinError, check_pin, pin_dir},
     model::{Model, ModelError, nat_key, plan::InForce, wide},
     worker::Told,
 };
@@ -140,6 +140,14 @@ impl Node {
             flows: config.conntrack.max_flows,
             half_open: config.conntrack.max_half_open,
         };
+        // What an earlier daemon has left waits for workers; programs take seconds to load.
+        let early = if workers::is_wanted(&config) && are_pinned(&dir) {
+            Inspection::start(&config, &devices, &dir, handle, events.clone())
+                .await
+                .ok()
+        } else {
+            None
+        };
         let mut objects = Objects::load(&dir, sizes)?;
         let links = attach::link_dir(&dir);
         std::fs::create_dir_all(&links).map_err(|source| AttachError::Pin {
@@ -176,11 +184,14 @@ impl Node {
             attached: BTreeMap::new(),
             down: HashSet::new(),
             vips: Vec::new(),
-            inspection: None,
+            inspection: early,
             events,
             adopted,
         };
         node.down = node.known_down()?;
+        if let Some(inspection) = &node.inspection {
+            inspection.attach(&mut node.objects, &node.dir, node.tc)?;
+        }
         node.staff(&devices, handle).await?;
         node.apply(model)?;
         node.attach_cgroup(None)?;
@@ -247,16 +258,10 @@ impl Node {
         }
         // The old ones first: a queue takes one socket.
         self.inspection = None;
-        let inspection = Inspection::start(
-            &self.config,
-            devices,
-            &mut self.objects,
-            &self.dir,
-            handle,
-            self.tc,
-            self.events.clone(),
-        )
-        .await?;
+        let (config, dir) = (&self.config, &self.dir);
+        let inspection =
+            Inspection::start(config, devices, dir, handle, self.events.clone()).await?;
+        inspection.attach(&mut self.objects, dir, self.tc)?;
         self.inspection = Some(inspection);
         Ok(())
     }
@@ -491,7 +496,7 @@ impl Node {
                 }
             })?;
         if on.xdp_native == Some(true) && interface.role == Role::Uplink {
-            entry.flags |= iface_flag::ESCALATE;
+            entry.flags |= checksum_flag(device, handle).await;
             self.maps.iface.set(slot, entry, 0)?;
         }
         self.warn_of_veth(device, interface, &on);
@@ -625,6 +630,36 @@ impl Node {
     }
 }
 
+/// What native XDP may do with frames of a device, by their checksums. Those of a wire are finished.
+async fn checksum_flag(device: &Device, handle: &mut Handle) -> u8 {
+    let (true, Some(peer)) = (device.is_pair, device.peer) else {
+        return iface_flag::ESCALATE;
+    };
+    let namespace = match device.peer_nsid {
+        Some(_) => peer::namespace(handle, device).await.map(Some),
+        None => Ok(None),
+    };
+    match namespace.and_then(|namespace| peer::leaves_checksums(namespace, peer)) {
+        Ok(false) => iface_flag::ESCALATE,
+        Ok(true) => {
+            warn!(
+                interface = device.name,
+                "the far end of this veth leaves checksums to a card, so XDP sends nothing past the stack, TC does: \
+                 `ethtool -K DEVICE tx off` there, then restart"
+            );
+            iface_flag::UNFINISHED
+        }
+        // As on a wire, as far as redirects go.
+        Err(error) => {
+            warn!(
+                interface = device.name,
+                "the far end of this veth cannot be asked ({error}): XDP hands no frames to workers, TC does"
+            );
+            0
+        }
+    }
+}
+
 fn xdp_word(on: &OnDevice) -> &'static str {
     match on.xdp_native {
         Some(true) => "native",
@@ -648,6 +683,12 @@ fn redirect_word(flags: u8) -> String {
         ""
     };
     format!("{way}{xdp}")
+}
+
+/// Whether all maps are pinned, as this program has them.
+fn are_pinned(dir: &Path) -> bool {
+    MAPS.iter()
+        .all(|spec| matches!(check_pin(dir, spec), Ok(true)))
 }
 
 /// Endpoints that a configuration has probed.

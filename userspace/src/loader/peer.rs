@@ -74,18 +74,38 @@ pub async fn namespace(handle: &mut Handle, device: &Device) -> io::Result<Owned
     Err(io::ErrorKind::NotFound.into())
 }
 
+/// Whether a device in `namespace`, or in this one, leaves checksums to a card: what it sends by a veth then arrives
+/// unfinished.
+///
+/// # Errors
+/// What the kernel says.
+pub fn leaves_checksums(namespace: Option<OwnedFd>, ifindex: u32) -> io::Result<bool> {
+    let asked = move || Ethtool::open(ifindex)?.is_on(|name| name.starts_with("tx-checksum"));
+    match namespace {
+        Some(namespace) => inside(namespace, asked),
+        None => asked(),
+    }
+}
+
 /// Switches GRO of device `ifindex` in `namespace`.
 ///
 /// # Errors
 /// What the kernel says.
 pub fn set_gro(namespace: OwnedFd, ifindex: u32, on: bool) -> io::Result<Gro> {
-    // A thread of its own, whose namespace dies with it.
+    inside(namespace, move || switch_gro(ifindex, on))
+}
+
+/// On a thread of its own, whose namespace dies with it.
+fn inside<T: Send + 'static>(
+    namespace: OwnedFd,
+    task: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     std::thread::spawn(move || {
         // SAFETY: changes this thread only.
         if unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {
             return Err(io::Error::last_os_error());
         }
-        switch_gro(ifindex, on)
+        task()
     })
     .join()
     .unwrap_or_else(|_| Err(io::Error::other("the thread has died")))

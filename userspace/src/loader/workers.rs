@@ -97,24 +97,22 @@ pub struct Inspection {
 }
 
 impl Inspection {
-    /// Makes the pair and starts the workers. Packets come once the settings say so.
+    /// Makes the pair and starts the workers, over maps that are there. Packets come once the pair has its programs
+    /// ([`Self::attach`]) and the settings say so; both are so already where an earlier daemon has left them.
     ///
     /// # Errors
     /// See [`NodeError`].
     pub async fn start(
         config: &Config,
         devices: &[Device],
-        objects: &mut Objects,
         dir: &Path,
         handle: &Handle,
-        tc: TcKind,
         events: Sender<Told>,
     ) -> Result<Self, NodeError> {
         let shape = Shape::of(config, devices);
         let terms = Arc::new(Mutex::new(terms(config)?));
         let queues = shape.cores.len() as u32;
         let pair = dpi::ensure(handle, NAMES, queues, shape.mtu).await?;
-        dpi::attach(objects, dir, &pair, tc)?;
         let setup = Setup {
             fail_open: config.node.fail == Fail::Open,
             frame_bytes: shape.frame_bytes,
@@ -140,6 +138,14 @@ impl Inspection {
             workers,
             terms,
         })
+    }
+
+    /// Puts the programs on the pair.
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub fn attach(&self, objects: &mut Objects, dir: &Path, tc: TcKind) -> Result<(), NodeError> {
+        Ok(dpi::attach(objects, dir, &self.pair, tc)?)
     }
 
     /// Whether this configuration, on a host with these devices, takes other workers; also where one has ended.

@@ -26,11 +26,6 @@ pub mod thread;
 pub mod verdicts;
 pub mod word;
 
-#[cfg(test)]
-#[path = "../../../common/tests/support/frame.rs"]
-#[allow(dead_code, reason = "the tests of other crates use the rest")]
-mod frame;
-
 use std::{
     path::PathBuf,
     sync::{

@@ -128,10 +128,8 @@ fn build<A: Address>(
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::frame::{ACK, Frame, RST, SYN, check_sums, tcp, udp},
-        *,
-    };
+    use super::*;
+    use crate::frame::{ACK, Frame, RST, SYN, check_sums, tcp, udp};
 
     const V4: [&str; 2] = ["10.0.0.1:1000", "10.0.0.2:80"];
     const V6: [&str; 2] = ["[fd00::1]:1000", "[fd00::2]:80"];

@@ -64,7 +64,18 @@ fn a_killed_daemon_does_what_fail_says_at_once() {
         lab.kill_daemon();
         within_a_second(&lab, works, fail);
         assert_eq!(held.ask(), Ok(()));
+        let app = lab.app1();
+        let first = std::thread::spawn(move || {
+            while app
+                .cmd("curl", ["-gsS", "--max-time", "0.4", URLS[0]])
+                .is_err()
+            {}
+            Instant::now()
+        });
         lab.start_daemon().unwrap();
+        let ready = Instant::now();
+        let first = done(first);
+        assert!(first < ready, "workers come first, and programs after them");
         within_a_second(&lab, true, "a new daemon");
         assert_eq!(held.ask(), Ok(()));
         held.end();
