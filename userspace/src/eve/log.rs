@@ -119,8 +119,8 @@ impl Log {
     }
 
     fn queue(&self, item: Item) {
-        let queued = self.queue.as_ref().map(|queue| queue.try_send(item));
-        if !matches!(queued, Some(Ok(()))) {
+        let Some(queue) = &self.queue else { return };
+        if queue.try_send(item).is_err() {
             self.shared.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -265,8 +265,10 @@ mod tests {
 
     fn lines(path: &Path) -> usize {
         let text = fs::read_to_string(path).unwrap_or_default();
-        let whole = |line: &str| serde_json::from_str::<Value>(line).unwrap();
-        text.lines().map(whole).count()
+        let records = text
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap());
+        records.collect::<Vec<_>>().len()
     }
 
     #[test]
