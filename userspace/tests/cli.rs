@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-const VERBS: [&str; 14] = [
+const VERBS: [&str; 15] = [
     "run", "check", "doctor", "status", "acl", "nat", "cfg", "flow", "opt", "trace", "map",
-    "reload", "down", "lab",
+    "reload", "down", "lab", "pcap",
 ];
 
 fn fsm(args: &[&str]) -> Output {

@@ -173,7 +173,7 @@ fn what_is_not_built_yet_is_named() {
          [trace]\nips = [\"10.0.0.1\"]\nports = [80]\n",
     );
     let lines = config.not_built_yet();
-    assert_eq!(lines.len(), 6, "{lines:#?}");
+    assert_eq!(lines.len(), 5, "{lines:#?}");
     assert!(lines[0].starts_with("node.toml:7:10: interface[1].attach: not built yet: "));
     assert!(lines[2].starts_with("node.toml:16:6: dpi.policy[0].to: not built yet: "));
     assert!(parsed("").not_built_yet().is_empty());

@@ -5,6 +5,8 @@
 
 mod traffic;
 
+#[path = "inspect/events.rs"]
+mod events;
 #[path = "inspect/failures.rs"]
 mod failures;
 #[path = "inspect/verdicts.rs"]

@@ -223,10 +223,10 @@ fn a_folder_that_is_no_cgroup_v2_is_refused_with_the_place_of_one() {
 #[test]
 fn what_is_not_built_yet_is_refused_with_its_place() {
     let place = Place::new("later");
-    place.config("[[interface]]\nname = \"up0\"\nrole = \"uplink\"\n[dpi]\nmode = \"monitor\"\n");
+    place.config("[[interface]]\nname = \"up0\"\nrole = \"uplink\"\n[dpi]\nmode = \"monitor\"\n[dpi.meter]\nsyn_flood_pps = 1\n");
     let error = place.refused("");
     assert!(
-        error.contains("not built yet") && error.contains("node.toml:9:"),
+        error.contains("not built yet") && error.contains("node.toml:10:"),
         "{error}"
     );
     place.nothing_attached();

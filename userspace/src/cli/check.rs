@@ -20,6 +20,7 @@ struct Attachment {
 
 pub fn run(global: &Global) -> Result<(), Failure> {
     let config = global.config()?;
+    crate::control::eve::check(&config)?;
     let attachments = attachments(&config);
     let pending = config.not_built_yet();
     let summary = json!({

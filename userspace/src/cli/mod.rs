@@ -18,6 +18,7 @@ mod map;
 mod nat;
 mod opt;
 mod out;
+mod pcap;
 mod pins;
 mod reload;
 mod run;
@@ -83,6 +84,8 @@ enum Verb {
     /// The maps in the shapes of flomesh xnet, always as JSON
     #[command(subcommand)]
     Map(map::Map),
+    /// Inspect captures: flows, their protocols, threats; needs no privileges and no daemon
+    Pcap(pcap::Pcap),
     /// Make the daemon read its configuration again
     Reload,
     /// Remove programs, maps and pins, and end the daemon
@@ -124,6 +127,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Verb::Dpi(verb) => dpi::run(&global, verb),
         Verb::Trace(verb) => trace::run(&global, verb),
         Verb::Map(verb) => map::run(&global, verb),
+        Verb::Pcap(args) => pcap::run(&global, &args),
         Verb::Reload => reload::run(&global),
         Verb::Down => down::run(&global),
         Verb::Lab(args) => wiring::lab(args, global.output == Format::Json),

@@ -270,6 +270,17 @@ impl Config {
         format!("{}:{}", self.origin.file.display(), self.place(path))
     }
 
+    /// What is wrong with a key on this host, said as mistakes of the file are.
+    pub fn refused(&self, path: &str, error: &ValueError) -> ConfigErrors {
+        let problem = Problem {
+            file: None,
+            place: self.place(path),
+            path: path.to_owned(),
+            text: error.to_string(),
+        };
+        invalid(&self.origin.file, vec![problem])
+    }
+
     /// The entry for an interface of the host's own namespace: an exact name
     /// goes before a glob, else the first counts.
     pub fn interface_for(&self, name: &str) -> Option<&Interface> {

@@ -33,9 +33,6 @@ pub(super) fn not_built_yet(config: &Config) -> Vec<String> {
     if config.dpi.mode != DpiMode::Off && config.dpi.meter != Meter::default() {
         add("dpi.meter", "meters");
     }
-    if config.events.eve.is_some() {
-        add("events.eve", "the event log");
-    }
     let mut lines: Vec<_> = pending
         .into_iter()
         .map(|(path, what)| (config.place(&path), path, what))

@@ -123,6 +123,16 @@ impl Daemon {
         reloads
             .with_label_values(&["failed"])
             .inc_by(self.reloads.failed);
+        if let Some(log) = &self.eve {
+            let lost = counters(
+                "fsm_eve_lost_total",
+                "Records of the event log that were lost",
+                &[],
+            )?;
+            lost.with_label_values::<&str>(&[]).inc_by(log.lost());
+            let written = counters("fsm_eve_written_total", "Records of the event log", &[])?;
+            written.with_label_values::<&str>(&[]).inc_by(log.written());
+        }
         self.packets(&packets, &bytes, [&nat, &escalated])?;
         for (reason, count) in self.node.maps.reasons()? {
             let vec = if reason.is_drop() { &drops } else { &notes };

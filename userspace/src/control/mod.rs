@@ -8,6 +8,7 @@ mod announce;
 mod answer;
 mod change;
 mod dpi;
+pub mod eve;
 mod health;
 mod metrics;
 mod server;
@@ -79,6 +80,8 @@ struct Daemon {
     announcer: announce::Announcer,
     /// What workers have told.
     heard: dpi::Heard,
+    /// The log of what they tell, where one is kept.
+    eve: Option<crate::eve::log::Log>,
     /// The data path was removed on request.
     removed: bool,
 }
@@ -123,6 +126,7 @@ async fn serve(config: Config, path: PathBuf) -> anyhow::Result<()> {
     let api = config.node.api.clone();
     server::refuse_second(&api)?;
     let metrics_at = config.node.metrics;
+    let log = eve::open(&config)?;
     let (tell, mut told) = mpsc::channel(EVENTS);
     let node = Node::start(config, &mut netlink, tell).await?;
     let (questions, mut asked) = mpsc::channel(64);
@@ -143,6 +147,7 @@ async fn serve(config: Config, path: PathBuf) -> anyhow::Result<()> {
         checks: health::Checks::new(reports),
         announcer: announce::Announcer::default(),
         heard: dpi::Heard::default(),
+        eve: log,
         removed: false,
     };
     daemon.has_changed();
@@ -159,6 +164,11 @@ async fn serve(config: Config, path: PathBuf) -> anyhow::Result<()> {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut announce = tokio::time::interval(ANNOUNCE_EVERY);
     announce.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut stats = tokio::time::interval_at(
+        tokio::time::Instant::now() + eve::STATS_EVERY,
+        eve::STATS_EVERY,
+    );
+    stats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
     info!(
         node = daemon.node.config().node.name,
@@ -182,17 +192,21 @@ async fn serve(config: Config, path: PathBuf) -> anyhow::Result<()> {
             }
             Some(report) = reported.recv() => daemon.health(report),
             Some(event) = told.recv() => {
-                daemon.heard.note(event);
+                daemon.hear(event);
                 // Not one round of this loop for each: a flood of them would be all that it does.
                 for _ in 0..EVENTS_AT_ONCE {
                     let Ok(event) = told.try_recv() else { break };
-                    daemon.heard.note(event);
+                    daemon.hear(event);
                 }
                 Then::GoOn
             }
             _ = announce.tick() => {
                 daemon.announcer.step(Instant::now());
                 daemon.tend().await
+            }
+            _ = stats.tick() => {
+                daemon.log_stats();
+                Then::GoOn
             }
             _ = hangup.recv() => {
                 if let Err(error) = daemon.reload().await {
@@ -219,6 +233,10 @@ async fn serve(config: Config, path: PathBuf) -> anyhow::Result<()> {
 impl Daemon {
     /// Reads the file again and takes it over.
     async fn reload(&mut self) -> anyhow::Result<String> {
+        // Whatever becomes of the configuration: the log may have been renamed.
+        if let Some(log) = &self.eve {
+            log.reopen();
+        }
         let result = self.reload_file().await;
         self.reloads.count(result.is_ok());
         result
@@ -249,7 +267,11 @@ impl Daemon {
         }
         warn_of_cookies(&config);
         let hash = config.hash().to_owned();
+        let log = self.other_log(&config)?;
         self.change(config).await?;
+        if let Some(log) = log {
+            self.take_log(log);
+        }
         info!(config = hash, "reloaded");
         Ok(format!("reloaded, configuration {hash}"))
     }

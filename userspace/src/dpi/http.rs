@@ -151,6 +151,7 @@ fn request(bytes: &[u8], info: &mut Info) {
     let mut words = first.split(|b| *b == b' ');
     let method = words.next().unwrap_or_default();
     let target = words.next().unwrap_or_default();
+    let version = words.next().unwrap_or_default();
     info.add("method", method);
     let mut host: &[u8] = &[];
     let mut path = target;
@@ -187,6 +188,10 @@ fn request(bytes: &[u8], info: &mut Info) {
     info.add("host", &host.to_ascii_lowercase());
     info.add("path", path);
     info.add("user_agent", agent);
+    info.add(
+        "version",
+        version.strip_prefix(b"HTTP/").unwrap_or_default(),
+    );
 }
 
 #[cfg(test)]
@@ -205,6 +210,7 @@ mod tests {
             ("host", "example.org"),
             ("path", "/a?b=c"),
             ("user_agent", "t/1"),
+            ("version", "1.1"),
         ];
         assert_eq!(info.0, want.map(|(name, value)| (name, value.to_owned())));
         let response = b"HTTP/1.1 404 Not Found\r\nServer: x\r\n\r\n";

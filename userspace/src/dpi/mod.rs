@@ -111,6 +111,12 @@ pub enum Event {
         packets: [u64; 2],
         /// Their frame bytes.
         bytes: [u64; 2],
+        /// Times of its first and last packet, of the clock that the engine is given.
+        span_ns: [u64; 2],
+        /// What was said of its last packet.
+        verdict: Verdict,
+        /// TCP that its ends have closed or reset; else it fell silent, or the capture ended.
+        is_closed: bool,
     },
 }
 

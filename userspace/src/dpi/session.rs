@@ -64,6 +64,8 @@ pub struct Session {
     is_low: bool,
     /// See [`State`].
     pub state: State,
+    /// Its first packet.
+    pub first_ns: u64,
     /// Its last packet.
     pub last_ns: u64,
     /// Packets from client and server.
@@ -109,6 +111,7 @@ impl Session {
         Self {
             is_low: from_low == from_client,
             state,
+            first_ns: now_ns,
             last_ns: now_ns,
             packets: [0; 2],
             bytes: [0; 2],
@@ -228,6 +231,9 @@ impl Session {
             app: self.app,
             packets: self.packets,
             bytes: self.bytes,
+            span_ns: [self.first_ns, self.last_ns],
+            verdict: self.verdict,
+            is_closed: self.state == State::Closing,
         }
     }
 

@@ -66,7 +66,8 @@ impl SessionRow {
     }
 }
 
-const fn word(verdict: Verdict) -> &'static str {
+/// A verdict as rows have it.
+pub const fn word(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Pass => "inspect",
         Verdict::Allow => "allow",

@@ -43,7 +43,7 @@ fn cases() -> Vec<Case> {
         case(
             [GET, OK],
             "http",
-            "method=GET host=example.org path=/a user_agent=t/1 status=200",
+            "method=GET host=example.org path=/a user_agent=t/1 version=1.1 status=200",
         ),
         case(
             HELLO13,

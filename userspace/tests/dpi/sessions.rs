@@ -131,7 +131,7 @@ fn data_of_a_syn_counts_once_taken_or_not() {
         talk.segment(D, SYN | ACK, 499, b"");
         talk.say(C, &GET[taken as usize..]);
         assert_eq!(talk.say(D, OK), Verdict::Allow);
-        let info = "method=GET host=example.org path=/a user_agent=t/1 status=200";
+        let info = "method=GET host=example.org path=/a user_agent=t/1 version=1.1 status=200";
         assert_eq!(
             talk.apps(),
             [("http", info.to_owned())],
