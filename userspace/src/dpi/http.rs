@@ -1,6 +1,9 @@
 //! HTTP/1 (RFC 9112): the first request's and the first response's head.
 
-use super::registry::{Head, Info, Parser, Probe, Side, Step, Transport};
+use super::{
+    lines,
+    registry::{Head, Info, Parser, Probe, Side, Step, Transport},
+};
 
 /// The longest method: a token in capitals (RFC 9110 §9; the longest registered is `UPDATEREDIRECTREF`).
 const MAX_METHOD_BYTES: usize = 20;
@@ -42,11 +45,30 @@ impl Parser for Http {
             Side::Server => {
                 let (first, _) = line(bytes);
                 if first.starts_with(VERSION) {
-                    info.add("status", first.get(9..12).unwrap_or_default());
+                    let status = first.get(9..12).unwrap_or_default();
+                    info.add("status", status);
+                    if status == b"101" {
+                        let upgrade = lines::header(bytes, b"upgrade").unwrap_or_default();
+                        info.add("upgrade", &upgrade.to_ascii_lowercase());
+                    }
                 }
             }
         }
         Step::Done
+    }
+
+    fn refine(&self, info: &Info) -> Option<&'static str> {
+        // What the client asks for changes nothing; the server must agree.
+        match info.get("upgrade")? {
+            "websocket" => Some("websocket"),
+            "h2c" => Some("http2"),
+            _ => None,
+        }
+    }
+
+    #[cfg(test)]
+    fn samples(&self) -> &'static [super::samples::Sample] {
+        tests::SAMPLES
     }
 }
 
@@ -196,8 +218,35 @@ fn request(bytes: &[u8], info: &mut Info) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::registry::check::*;
+    use super::super::{registry::check::*, samples::Sample};
     use super::*;
+
+    pub const SAMPLES: &[Sample] = &[
+        Sample {
+            app: "websocket",
+            transport: Transport::Tcp,
+            says: &[
+                (
+                    Side::Client,
+                    b"GET /chat HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+                ),
+                (
+                    Side::Server,
+                    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\n\r\n\x81\x02hi",
+                ),
+            ],
+            info: "method=GET host=a path=/chat status=101 upgrade=websocket",
+        },
+        Sample {
+            app: "http",
+            transport: Transport::Tcp,
+            says: &[
+                (Side::Client, b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n"),
+                (Side::Server, b"HTTP/1.1 200 OK\r\nUpgrade: websocket\r\n\r\n"),
+            ],
+            info: "method=GET host=a path=/ status=200",
+        },
+    ];
 
     const GET: &[u8] = b"GET /a?b=c HTTP/1.1\r\nHost: Example.org\r\nUser-Agent: t/1\r\n\r\nrest";
 

@@ -25,10 +25,10 @@ struct Held {
 #[derive(Default)]
 struct Heard {
     /// Bits of [`PARSERS`] that have not said no.
-    candidates: u32,
+    candidates: u64,
     head: Vec<u8>,
     /// Bytes of the head that have been looked at.
-    seen: usize,
+    seen: u32,
     datagrams: u8,
     held: Vec<Held>,
     /// Nothing more is wanted of this side.
@@ -79,7 +79,8 @@ impl Inspection {
 
     /// The protocol, as soon as it is known.
     pub fn app(&self) -> Option<&'static str> {
-        self.parser.map(|parser| PARSERS[parser].app())
+        let parser = PARSERS[self.parser?];
+        Some(parser.refine(&self.info).unwrap_or(parser.app()))
     }
 
     /// Nothing more is to be learned.
@@ -125,7 +126,7 @@ impl Inspection {
         if is_over {
             heard.end();
         } else if self.transport == Transport::Tcp {
-            heard.seen = view.len();
+            heard.seen = view.len() as u32;
             heard.head = if is_first { fresh.to_vec() } else { kept };
         }
     }
@@ -165,35 +166,39 @@ impl Inspection {
         Some((held.seq, held.bytes))
     }
 
-    fn head<'a>(&self, side: Side, bytes: &'a [u8], most: usize, has_room: bool) -> Head<'a> {
+    /// A side's head, with what is kept of the other's.
+    fn head<'a>(&'a self, side: Side, bytes: &'a [u8], most: usize, has_room: bool) -> Head<'a> {
         Head {
             bytes,
-            seen: self.sides[side as usize].seen,
+            seen: self.sides[side as usize].seen as usize,
             is_last: self.transport == Transport::Udp || bytes.len() >= most || !has_room,
             side,
             transport: self.transport,
             ports: self.ports,
+            other: &self.sides[side.other() as usize].head,
         }
     }
 
     /// Asks who is left; true when this side is done with.
     fn probe(&mut self, side: Side, bytes: &[u8], has_room: bool) -> bool {
         let head = self.head(side, bytes, MAX_PROBE_BYTES, has_room);
-        let heard = &mut self.sides[side as usize];
+        let mut remaining = self.sides[side as usize].candidates;
         let mut found = None;
-        for (at, parser) in PARSERS.iter().enumerate() {
-            if heard.candidates & 1 << at == 0 {
-                continue;
-            }
-            match parser.probe(&head) {
+        let mut left = remaining;
+        while left != 0 {
+            let at = left.trailing_zeros() as usize;
+            left &= left - 1;
+            match PARSERS[at].probe(&head) {
                 Probe::Yes => {
                     found = Some(at);
                     break;
                 }
                 Probe::More if !head.is_last => {}
-                Probe::More | Probe::No => heard.candidates &= !(1 << at),
+                Probe::More | Probe::No => remaining &= !(1 << at),
             }
         }
+        let heard = &mut self.sides[side as usize];
+        heard.candidates = remaining;
         let Some(parser) = found else {
             if self.transport == Transport::Udp {
                 // Each datagram may be it.
@@ -204,10 +209,7 @@ impl Inspection {
             return heard.candidates == 0;
         };
         self.parser = Some(parser);
-        let other = match side {
-            Side::Client => Side::Server,
-            Side::Server => Side::Client,
-        };
+        let other = side.other();
         for heard in &mut self.sides {
             heard.seen = 0;
         }
@@ -216,7 +218,7 @@ impl Inspection {
             match self.read(parser, other, &kept, has_room) {
                 true => self.sides[other as usize].end(),
                 false => {
-                    self.sides[other as usize].seen = kept.len();
+                    self.sides[other as usize].seen = kept.len() as u32;
                     self.sides[other as usize].head = kept;
                 }
             }
@@ -226,20 +228,22 @@ impl Inspection {
 
     /// True when the side's head has been read.
     fn read(&mut self, parser: usize, side: Side, bytes: &[u8], has_room: bool) -> bool {
+        let mut info = std::mem::take(&mut self.info);
         let head = self.head(side, bytes, MAX_READ_BYTES, has_room);
-        let step = PARSERS[parser].read(&head, &mut self.info);
-        step == Step::Done || head.is_last
+        let is_over = PARSERS[parser].read(&head, &mut info) == Step::Done || head.is_last;
+        self.info = info;
+        is_over
     }
 }
 
-fn candidates(transport: Transport) -> u32 {
+fn candidates(transport: Transport) -> u64 {
     let is_over =
         |(at, parser): (usize, &&dyn super::registry::Parser)| match parser.is_over(transport) {
             true => 1 << at,
-            false => 0,
+            false => 0u64,
         };
     PARSERS.iter().enumerate().map(is_over).sum()
 }
 
-const _: () = assert!(PARSERS.len() <= 32, "a bit a parser");
+const _: () = assert!(PARSERS.len() <= 64, "a bit a parser");
 const _: () = assert!(size_of::<Inspection>() == 176, "as docs/inspection.md says");

@@ -4,18 +4,56 @@
 
 #![forbid(unsafe_code)]
 
+mod amqp;
+mod ber;
+mod cassandra;
+mod couchbase;
 mod decode;
+mod dhcp;
 mod dns;
 mod engine;
+mod ftp;
+mod hpack;
 mod http;
+mod http2;
+mod imap;
 mod inspect;
+mod kafka;
+mod ldap;
+mod lines;
+mod memcached;
+mod mongodb;
+mod mqtt;
+mod mysql;
+mod ntp;
+mod openwire;
 mod policy;
+mod pop3;
+mod postgresql;
+mod quic;
+mod radius;
+mod rdp;
+mod redis;
 mod registry;
+mod rtsp;
+#[cfg(test)]
+mod samples;
 mod session;
+mod sip;
+mod smb;
+mod smtp;
+mod snmp;
 mod ssh;
+mod stomp;
 mod stream;
+mod syslog;
 mod table;
+mod tds;
+mod telnet;
+mod tftp;
 mod tls;
+mod tns;
+mod zookeeper;
 
 pub use engine::{Inspector, MAX_BUFFERED_BYTES, Settings};
 pub use policy::Policies;

@@ -1,7 +1,11 @@
 //! What can be recognised: one row a protocol. A new one is a file of its own and a row in [`PARSERS`]; recognition,
 //! tests and the policy's names walk the list.
 
-use super::{dns, http, ssh, tls};
+use super::{
+    amqp, cassandra, couchbase, dhcp, dns, ftp, http, http2, imap, kafka, ldap, memcached, mongodb,
+    mqtt, mysql, ntp, openwire, pop3, postgresql, quic, radius, rdp, redis, rtsp, sip, smb, smtp,
+    snmp, ssh, stomp, syslog, tds, telnet, tftp, tls, tns, zookeeper,
+};
 
 /// Bytes of a value that is told of a flow ([`super::Event::App`]); the rest is cut off.
 const MAX_VALUE_BYTES: usize = 512;
@@ -17,6 +21,16 @@ pub enum Side {
     Client = 0,
     /// The other.
     Server = 1,
+}
+
+impl Side {
+    /// The one it talks to.
+    pub fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Server,
+            Self::Server => Self::Client,
+        }
+    }
 }
 
 /// What carries it.
@@ -43,6 +57,27 @@ pub struct Head<'a> {
     pub transport: Transport,
     /// Ports of client and server: a hint at most.
     pub ports: [u16; 2],
+    /// What is kept of the other side's first bytes: all of them, while that side's protocol is looked for in a stream;
+    /// else none.
+    pub other: &'a [u8],
+}
+
+impl Head<'_> {
+    /// What to say when the bytes end before they tell.
+    pub fn more(&self) -> Probe {
+        match self.is_last {
+            true => Probe::No,
+            false => Probe::More,
+        }
+    }
+
+    /// The same of a head that is being read.
+    pub fn more_to_read(&self) -> Step {
+        match self.is_last {
+            true => Step::Done,
+            false => Step::More,
+        }
+    }
 }
 
 /// Whether it is this protocol.
@@ -87,6 +122,12 @@ impl Info {
         );
     }
 
+    /// The value of a name.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        let found = self.0.iter().find(|(other, _)| *other == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
     /// Adds a value that the parser chose.
     pub fn add_word(&mut self, name: &'static str, value: String) {
         let is_known = self.0.iter().any(|(other, _)| *other == name);
@@ -125,10 +166,60 @@ pub trait Parser: Sync {
     /// Takes what is worth telling from a head, after [`Probe::Yes`] for either side; adds to `info` once, when it says
     /// [`Step::Done`].
     fn read(&self, head: &Head<'_>, info: &mut Info) -> Step;
+
+    /// A closer name, when what was read says so: a protocol that begins as another. Policies are asked again with it.
+    fn refine(&self, _: &Info) -> Option<&'static str> {
+        None
+    }
+
+    /// Talks by which all parsers are tried against each other.
+    #[cfg(test)]
+    fn samples(&self) -> &'static [super::samples::Sample] {
+        &[]
+    }
 }
 
 /// All of them; where two would say yes, the first is it.
-pub static PARSERS: &[&dyn Parser] = &[&http::Http, &tls::Tls, &ssh::Ssh, &dns::Mdns, &dns::Dns];
+pub static PARSERS: &[&dyn Parser] = &[
+    &http::Http,
+    &tls::Tls,
+    &ssh::Ssh,
+    &dns::Mdns,
+    &dns::Dns,
+    &mysql::MySql,
+    &postgresql::PostgreSql,
+    &redis::Redis,
+    &mongodb::MongoDb,
+    &couchbase::Couchbase,
+    &memcached::Memcached,
+    &smtp::Smtp,
+    &ftp::Ftp,
+    &imap::Imap,
+    &pop3::Pop3,
+    &mqtt::Mqtt,
+    &amqp::Amqp,
+    &stomp::Stomp,
+    &openwire::OpenWire,
+    &zookeeper::ZooKeeper,
+    &cassandra::Cassandra,
+    &kafka::Kafka,
+    &http2::Http2,
+    &snmp::Snmp,
+    &ldap::Ldap,
+    &ntp::Ntp,
+    &dhcp::Dhcp,
+    &tftp::Tftp,
+    &syslog::Syslog,
+    &radius::Radius,
+    &sip::Sip,
+    &rtsp::Rtsp,
+    &smb::Smb,
+    &rdp::Rdp,
+    &telnet::Telnet,
+    &tds::Tds,
+    &tns::Tns,
+    &quic::Quic,
+];
 
 /// Reads big-endian fields off the front of bytes; `None` where they end.
 #[derive(Clone, Copy, Debug)]
@@ -145,6 +236,35 @@ impl<'a> Reader<'a> {
     /// One byte.
     pub fn u8(&mut self) -> Option<u8> {
         self.take(1).map(|bytes| bytes[0])
+    }
+
+    /// Four bytes.
+    pub fn u32(&mut self) -> Option<u32> {
+        let bytes = self.take(4)?;
+        Some(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+    }
+
+    /// Eight bytes.
+    pub fn u64(&mut self) -> Option<u64> {
+        Some(u64::from(self.u32()?) << 32 | u64::from(self.u32()?))
+    }
+
+    /// Two bytes, the lower first.
+    pub fn u16_le(&mut self) -> Option<u16> {
+        self.u16().map(u16::swap_bytes)
+    }
+
+    /// Four bytes, the lowest first.
+    pub fn u32_le(&mut self) -> Option<u32> {
+        self.u32().map(u32::swap_bytes)
+    }
+
+    /// Bytes up to a zero byte, which goes too.
+    pub fn until_nul(&mut self) -> Option<&'a [u8]> {
+        let end = self.0.iter().position(|b| *b == 0)?;
+        let text = self.take(end)?;
+        self.take(1)?;
+        Some(text)
     }
 
     /// Two bytes.
@@ -186,6 +306,7 @@ pub mod check {
             side,
             transport,
             ports: [40000, 40001],
+            other: &[],
         }
     }
 
