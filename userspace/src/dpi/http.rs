@@ -235,7 +235,7 @@ mod tests {
                     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\n\r\n\x81\x02hi",
                 ),
             ],
-            info: "method=GET host=a path=/chat status=101 upgrade=websocket",
+            info: "method=GET host=a path=/chat version=1.1 status=101 upgrade=websocket",
         },
         Sample {
             app: "http",
