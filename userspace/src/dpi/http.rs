@@ -244,7 +244,7 @@ mod tests {
                 (Side::Client, b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n"),
                 (Side::Server, b"HTTP/1.1 200 OK\r\nUpgrade: websocket\r\n\r\n"),
             ],
-            info: "method=GET host=a path=/ status=200",
+            info: "method=GET host=a path=/ version=1.1 status=200",
         },
     ];
 
