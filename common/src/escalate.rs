@@ -18,6 +18,8 @@ pub const BACK: u32 = 0x6673_6d81;
 pub const HEAD: usize = size_of::<Escalated>();
 /// Bytes behind a frame on its way back.
 pub const TRAILER: usize = size_of::<Returned>();
+/// The pair of devices between the two: the data path's end, and the workers'. No `[[interface]]` means them.
+pub const PAIR: [&str; 2] = ["dpi0", "dpi1"];
 /// Workers at most; sockets in `fsm_xsk` and words in `fsm_worker`.
 pub const MAX_WORKERS: u32 = 64;
 /// A worker that has not written its word for this long is not given packets, nanoseconds.

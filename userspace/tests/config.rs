@@ -190,6 +190,9 @@ fn an_exact_interface_goes_before_a_glob() {
     assert_eq!(role("veth-up"), Some(Role::Uplink));
     assert_eq!(role("veth-a1"), Some(Role::Endpoint));
     assert_eq!(role("veth"), None);
+    let all = parsed("[[interface]]\nname = \"*\"\nrole = \"endpoint\"\n");
+    assert!(all.interface_for("eth0").is_some());
+    assert!(all.interface_for("dpi0").is_none(), "the way to the workers");
 }
 
 #[test]

@@ -284,6 +284,9 @@ impl Config {
     /// The entry for an interface of the host's own namespace: an exact name
     /// goes before a glob, else the first counts.
     pub fn interface_for(&self, name: &str) -> Option<&Interface> {
+        if fsm_common::escalate::PAIR.contains(&name) {
+            return None;
+        }
         let mut hosts = self.interfaces.iter().filter(|i| i.netns.is_none());
         let exact = hosts
             .clone()

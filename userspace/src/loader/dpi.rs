@@ -24,7 +24,7 @@ use super::{
 };
 
 /// The pair's names: front and back.
-pub const NAMES: [&str; 2] = ["dpi0", "dpi1"];
+pub const NAMES: [&str; 2] = fsm_common::escalate::PAIR;
 /// What veth takes with a native XDP program on the other end that does not read packets in parts: a page less
 /// headroom, `skb_shared_info` and the Ethernet header (`veth_xdp_set`, drivers/net/veth.c), here with some to spare.
 pub const MAX_MTU: u32 = 3_498;
