@@ -303,3 +303,16 @@ fn doctor_always_has_an_answer() {
         "{findings}"
     );
 }
+
+#[test]
+fn a_log_whose_folder_is_not_there_is_refused_with_its_place() {
+    let text = "[[interface]]\nname = \"eth0\"\nrole = \"uplink\"\n[events]\neve = \"/nowhere/eve.json\"\n";
+    let file = Scratch::new("eve.toml", text);
+    let output = fsm(&["check", "--config", file.path()]);
+    assert_eq!(code(&output), 2);
+    let want = format!(
+        "{}:5:7: events.eve: there is no folder /nowhere; allowed: a file in a folder that is there, or \"\" for off\n",
+        file.path()
+    );
+    assert_eq!(stderr(&output), want);
+}

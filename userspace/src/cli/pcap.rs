@@ -24,6 +24,8 @@ use crate::view::Row;
 /// Rows that wait to be written together: a terminal's bar is drawn anew around each such piece.
 const PIECE_BYTES: usize = 64 << 10;
 const PIECE_TIME: Duration = Duration::from_millis(100);
+/// A share of packets with wrong checksums, one in so many, that no wire makes.
+const MANY_DAMAGED: u64 = 10;
 /// Widths of the table's columns; what is longer pushes the rest of its row.
 const WIDTHS: [usize; 8] = [6, 23, 23, 9, 9, 10, 16, 8];
 /// Without a configuration: that of an empty `[dpi]`, in mode monitor.
@@ -73,15 +75,27 @@ pub fn run(global: &Global, args: &Pcap) -> Result<(), Failure> {
     if let Some(path) = &args.eve {
         screen.log(path, host)?;
     }
+    let mut packets = 0;
     for path in &captures {
         match runner.run(path, &mut screen) {
-            Ok(summary) => screen.remark(path, &summary)?,
+            Ok(summary) => {
+                packets += summary.packets;
+                screen.remark(path, &summary)?;
+            }
             Err(CaptureError::Output(error)) => return Err(error.into()),
             Err(error) => {
                 screen.say(&format!("error: {}: {error}", path.display()))?;
                 has_failed = true;
             }
         }
+    }
+    let damaged = runner.flows.threats.get("bad_checksum");
+    let damaged = damaged.map_or(0, |(count, _, _)| *count);
+    if damaged > packets / MANY_DAMAGED {
+        screen.say(&format!(
+            "warning: {damaged} packets have wrong checksums and were not inspected; if their sender left them to its \
+             card, --no-checksums has them inspected"
+        ))?;
     }
     screen.end(&runner.flows)?;
     match has_failed {

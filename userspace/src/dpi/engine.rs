@@ -81,8 +81,11 @@ impl Inspector {
 
     /// Ends every session, as at the end of a capture.
     pub fn finish(&mut self, tell: &mut dyn FnMut(Event)) {
-        while let Some(id) = self.table.any() {
-            self.end(id, true, tell);
+        let keys: Vec<Key> = self.table.iter().map(|(key, _)| *key).collect();
+        for key in keys {
+            if let Some(id) = self.table.find(&key) {
+                self.end(id, true, tell);
+            }
         }
     }
 

@@ -311,11 +311,6 @@ impl<T> Table<T> {
             .map(|entry| (&entry.key, &entry.value))
     }
 
-    /// Any value.
-    pub fn any(&self) -> Option<u32> {
-        self.by_key.iter().next().copied()
-    }
-
     fn append(&mut self, list: List, which: usize, id: u32) -> List {
         self.entry_mut(id).links[which] = Link {
             previous: list.last,
