@@ -106,7 +106,7 @@ fn is_first(head: &Head<'_>, mut packet: Packet<'_>) -> Option<bool> {
                 [0, 0, 0, 1] | [0x6b, 0x33, 0x43, 0xcf] | [0xff, 0, 0, _]
             )
         };
-        return Some(left >= 4 && left % 4 == 0 && versions.clone().any(is_version));
+        return Some(left >= 4 && left.is_multiple_of(4) && versions.clone().any(is_version));
     }
     if head.side == Side::Server && packet.is_retry {
         // A token and a tag.

@@ -89,17 +89,17 @@ fn claimed(transport: Transport, says: &[(Side, Vec<u8>)]) -> Vec<&'static str> 
     claims
 }
 
-/// The protocol that a closer name begins as.
-fn base(app: &str) -> &str {
+/// The protocol as which it begins, where the name is a closer one.
+fn base<'a>(app: &'a str, info: &str) -> &'a str {
     match app {
         "grpc" => "http2",
-        "websocket" => "http",
+        _ if info.contains(" upgrade=") => "http",
         app => app,
     }
 }
 
 fn check(name: &str, app: &str, transport: Transport, says: &[(Side, Vec<u8>)], info: &str) {
-    assert_eq!(claimed(transport, says), [base(app)], "{name}");
+    assert_eq!(claimed(transport, says), [base(app, info)], "{name}");
     let whole = play(transport, says, usize::MAX);
     assert_eq!((whole.0, whole.1.as_str()), (Some(app), info), "{name}");
     if transport == Transport::Tcp {
