@@ -192,7 +192,10 @@ fn an_exact_interface_goes_before_a_glob() {
     assert_eq!(role("veth"), None);
     let all = parsed("[[interface]]\nname = \"*\"\nrole = \"endpoint\"\n");
     assert!(all.interface_for("eth0").is_some());
-    assert!(all.interface_for("dpi0").is_none(), "the way to the workers");
+    assert!(
+        all.interface_for("dpi0").is_none(),
+        "the way to the workers"
+    );
 }
 
 #[test]

@@ -2,8 +2,6 @@
 
 use super::registry::{Head, Info, Parser, Probe, Reader, Side, Step, Transport};
 
-/// Bytes of a frame's header.
-const HEADER_BYTES: usize = 9;
 /// Bytes of a first frame.
 const MAX_BODY_BYTES: u32 = 4096;
 /// Kinds of frames.

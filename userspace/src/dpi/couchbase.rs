@@ -79,7 +79,7 @@ impl Parser for Couchbase {
             && header.cas == 0
             && header.key <= MAX_KEY_BYTES
             && value <= MAX_FEATURES_BYTES
-            && value % 2 == 0
+            && value.is_multiple_of(2)
             && (header.status == 0 || head.side == Side::Client);
         if !is_right {
             return Probe::No;

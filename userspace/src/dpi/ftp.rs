@@ -17,6 +17,15 @@ const COMMANDS: &[&[u8]] = &[
     b"USER", b"AUTH", b"FEAT", b"SYST", b"OPTS", b"HOST", b"CLNT", b"PBSZ", b"PROT", b"ADAT",
     b"ACCT",
 ];
+/// Ways of `AUTH` (RFC 2228, RFC 4217).
+const WAYS: &[&[u8]] = &[
+    b"TLS",
+    b"TLS-C",
+    b"TLS-P",
+    b"SSL",
+    b"GSSAPI",
+    b"KERBEROS_V4",
+];
 
 /// FTP.
 pub struct Ftp;
@@ -111,20 +120,15 @@ impl Parser for Ftp {
 
 /// Whether a command has as many values as it takes.
 fn is_command(text: &[u8]) -> bool {
-    let values = text
-        .split(|b| *b == b' ')
-        .filter(|word| !word.is_empty())
-        .count()
-        .saturating_sub(1);
-    let is_right = match text
-        .get(..4)
-        .unwrap_or_default()
-        .to_ascii_uppercase()
-        .as_slice()
-    {
-        b"FEAT" | b"SYST" => values == 0,
-        b"AUTH" | b"HOST" | b"PBSZ" | b"PROT" | b"ADAT" => values == 1,
-        _ => values >= 1,
+    let mut words = text.split(|b| *b == b' ').filter(|word| !word.is_empty());
+    let command = words.next().unwrap_or_default().to_ascii_uppercase();
+    let first = words.next();
+    let is_one = first.is_some() && words.next().is_none();
+    let is_right = match command.as_slice() {
+        b"FEAT" | b"SYST" => first.is_none(),
+        b"AUTH" => is_one && first.is_some_and(|way| is_one_of(way, WAYS)),
+        b"HOST" | b"PBSZ" | b"PROT" | b"ADAT" => is_one,
+        _ => first.is_some(),
     };
     is_right && is_text(text)
 }

@@ -238,6 +238,21 @@ mod tests {
             info: "method=GET host=a path=/chat version=1.1 status=101 upgrade=websocket",
         },
         Sample {
+            app: "http2",
+            transport: Transport::Tcp,
+            says: &[
+                (
+                    Side::Client,
+                    b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n",
+                ),
+                (
+                    Side::Server,
+                    b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+                ),
+            ],
+            info: "method=GET host=a path=/ status=101 upgrade=h2c",
+        },
+        Sample {
             app: "http",
             transport: Transport::Tcp,
             says: &[

@@ -206,14 +206,16 @@ fn is_answer(name: &[u8], bytes: &[u8]) -> Option<bool> {
 /// The text of a datagram that is the only one of its message.
 fn datagram<'a>(head: &Head<'a>) -> Option<&'a [u8]> {
     let (front, text) = head.bytes.split_at_checked(UDP_BYTES)?;
-    let is_alone = front[2..] == [0, 0, 0, 1, 0, 0] && text.ends_with(b"\r\n");
+    if front[2..] != [0, 0, 0, 1, 0, 0] || !text.ends_with(b"\r\n") {
+        return None;
+    }
     let is_right = match head.side {
         Side::Client => command(text)?.is_some(),
         Side::Server => ["get", "stats", "version"]
             .iter()
             .any(|name| is_answer(name.as_bytes(), text) == Some(true)),
     };
-    (is_alone && is_right).then_some(text)
+    is_right.then_some(text)
 }
 
 fn binary(head: &Head<'_>) -> Probe {

@@ -5,8 +5,6 @@ use super::{
     registry::{Head, Info, Parser, Probe, Reader, Side, Step, Transport},
 };
 
-/// Bytes before a packet: its length in three, the lowest first, and its number.
-const HEADER_BYTES: usize = 4;
 /// The longest greeting, refusal or login that is taken for one.
 const MAX_PACKET_BYTES: usize = 4096;
 /// The longest version of a server.
@@ -35,22 +33,22 @@ impl Parser for MySql {
     }
 
     fn probe(&self, head: &Head<'_>) -> Probe {
-        let Some((number, body)) = packet(head.bytes) else {
+        let Some(packet) = packet(head.bytes) else {
             return Probe::No;
         };
-        match (head.side, number) {
+        match (head.side, packet.number) {
             (_, None) => head.more(),
-            (Side::Server, Some(0)) => probe_greeting(head, body),
-            (Side::Client, Some(1)) => probe_login(head, body),
+            (Side::Server, Some(0)) => probe_greeting(head, packet),
+            (Side::Client, Some(1)) => probe_login(head, packet),
             _ => Probe::No,
         }
     }
 
     fn read(&self, head: &Head<'_>, info: &mut Info) -> Step {
-        let Some((_, (body, len))) = packet(head.bytes) else {
+        let Some(Packet { number, body, len }) = packet(head.bytes) else {
             return Step::Done;
         };
-        if body.len() < len || head.bytes.len() < HEADER_BYTES {
+        if body.len() < len || number.is_none() {
             return head.more_to_read();
         }
         // One that breaks off has told what it has.
@@ -67,24 +65,36 @@ impl Parser for MySql {
     }
 }
 
-/// The first packet's number, what there is of its body, and the body's length; `None` where it is too long or short.
-fn packet(bytes: &[u8]) -> Option<(Option<u8>, (&[u8], usize))> {
-    let (Some([low, mid, high]), Some(number)) = (bytes.first_chunk::<3>(), bytes.get(3)) else {
-        // Whose length cannot be is known before the number is.
-        return match bytes.get(2) {
-            Some(1..) => None,
-            _ => Some((None, (&[], 0))),
-        };
-    };
-    let len = usize::from(*low) | usize::from(*mid) << 8 | usize::from(*high) << 16;
-    if !(9..=MAX_PACKET_BYTES).contains(&len) {
-        return None;
-    }
-    let body = bytes.get(HEADER_BYTES..)?;
-    Some((Some(*number), (&body[..body.len().min(len)], len)))
+/// The first packet.
+#[derive(Clone, Copy)]
+struct Packet<'a> {
+    /// Its number; `None` where that is not there yet.
+    number: Option<u8>,
+    /// What there is of it.
+    body: &'a [u8],
+    /// Bytes of all of it.
+    len: usize,
 }
 
-fn probe_greeting(head: &Head<'_>, (body, len): (&[u8], usize)) -> Probe {
+/// Its length stands in three bytes before it, the lowest first, then its number; `None` where it is too long or too short.
+fn packet(bytes: &[u8]) -> Option<Packet<'_>> {
+    let [low, mid, high, number, body @ ..] = bytes else {
+        let is_short = bytes.get(2).is_none_or(|high| *high == 0);
+        return is_short.then_some(Packet {
+            number: None,
+            body: &[],
+            len: 0,
+        });
+    };
+    let len = usize::from(*low) | usize::from(*mid) << 8 | usize::from(*high) << 16;
+    (9..=MAX_PACKET_BYTES).contains(&len).then_some(Packet {
+        number: Some(*number),
+        body: &body[..body.len().min(len)],
+        len,
+    })
+}
+
+fn probe_greeting(head: &Head<'_>, Packet { body, len, .. }: Packet<'_>) -> Probe {
     match body {
         [] => head.more(),
         [10, rest @ ..] => {
@@ -128,7 +138,7 @@ fn probe_greeting(head: &Head<'_>, (body, len): (&[u8], usize)) -> Probe {
     }
 }
 
-fn probe_login(head: &Head<'_>, (body, len): (&[u8], usize)) -> Probe {
+fn probe_login(head: &Head<'_>, Packet { body, len, .. }: Packet<'_>) -> Probe {
     if len < LOGIN_FRONT_BYTES {
         return Probe::No;
     }

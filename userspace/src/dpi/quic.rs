@@ -4,7 +4,7 @@ use super::registry::{Head, Info, Parser, Probe, Reader, Side, Step, Transport};
 
 /// A long header, and the bit that is always set.
 const LONG: u8 = 0xc0;
-/// Bytes of a datagram with a client's first packet (RFC 9000 §14.1).
+/// Bytes of a datagram with a first packet (RFC 9000 §14.1).
 const MIN_BYTES: usize = 1200;
 /// Bytes of a connection's number; a client's first guess of the server's has at least eight.
 const MAX_ID_BYTES: usize = 20;
@@ -12,7 +12,6 @@ const MIN_GUESS_BYTES: usize = 8;
 /// Versions.
 const V1: u32 = 1;
 const V2: u32 = 0x6b33_43cf;
-const NEGOTIATION: u32 = 0;
 const DRAFTS: std::ops::RangeInclusive<u32> = 0xff00_001b..=0xff00_0022;
 
 /// QUIC.
@@ -21,9 +20,7 @@ pub struct Quic;
 struct Packet<'a> {
     version: u32,
     is_initial: bool,
-    is_retry: bool,
     to: &'a [u8],
-    from: &'a [u8],
     rest: Reader<'a>,
 }
 
@@ -74,13 +71,11 @@ fn packet(bytes: &[u8]) -> Option<Packet<'_>> {
     let kind = (first >> 4 & 3).wrapping_sub(u8::from(version == V2)) & 3;
     let is_known = version == V1 || version == V2 || DRAFTS.contains(&version);
     let is_right = to.len() <= MAX_ID_BYTES && from.len() <= MAX_ID_BYTES;
-    let is_long = version == NEGOTIATION || (is_known && first & LONG == LONG);
+    let is_long = is_known && first & LONG == LONG;
     (is_right && is_long).then_some(Packet {
         version,
-        is_initial: is_known && kind == 0,
-        is_retry: is_known && kind == 3,
+        is_initial: kind == 0,
         to,
-        from,
         rest,
     })
 }
@@ -95,24 +90,9 @@ fn number(rest: &mut Reader<'_>) -> Option<u64> {
     Some(sum)
 }
 
-/// Whether a flow begins so.
+/// Whether a flow begins so. Other packets than the first of each side say too little.
 fn is_first(head: &Head<'_>, mut packet: Packet<'_>) -> Option<bool> {
-    let left = packet.rest.0.len();
-    if head.side == Side::Server && packet.version == NEGOTIATION {
-        let versions = packet.rest.0.chunks(4);
-        let is_version = |version: &[u8]| {
-            matches!(
-                version,
-                [0, 0, 0, 1] | [0x6b, 0x33, 0x43, 0xcf] | [0xff, 0, 0, _]
-            )
-        };
-        return Some(left >= 4 && left % 4 == 0 && versions.clone().any(is_version));
-    }
-    if head.side == Side::Server && packet.is_retry {
-        // A token and a tag.
-        return Some(left > 16 && !packet.from.is_empty());
-    }
-    if !packet.is_initial {
+    if !packet.is_initial || head.bytes.len() < MIN_BYTES {
         return Some(false);
     }
     let token = usize::try_from(number(&mut packet.rest)?).ok()?;
@@ -121,9 +101,7 @@ fn is_first(head: &Head<'_>, mut packet: Packet<'_>) -> Option<bool> {
     // Number and tag at least.
     let is_length = (20..=packet.rest.0.len()).contains(&len);
     Some(match head.side {
-        Side::Client => {
-            is_length && head.bytes.len() >= MIN_BYTES && packet.to.len() >= MIN_GUESS_BYTES
-        }
+        Side::Client => is_length && packet.to.len() >= MIN_GUESS_BYTES,
         Side::Server => is_length && token == 0,
     })
 }

@@ -30,7 +30,7 @@ impl Parser for Radius {
         let Some(code) = head.bytes.first().and_then(|code| name(*code, head.side)) else {
             return Probe::No;
         };
-        let Some(attributes) = attributes(head.bytes) else {
+        let Some(mut attributes) = attributes(head.bytes) else {
             return Probe::No;
         };
         // A request says who asks; so does what ends a session.
@@ -41,7 +41,7 @@ impl Parser for Radius {
             _ => false,
         };
         let is_right = match head.side {
-            Side::Client => attributes.map(is_told).any(|is_it| is_it),
+            Side::Client => attributes.any(is_told),
             Side::Server => head.bytes.len() > FRONT_BYTES || code != "Access-Challenge",
         };
         match is_right {
@@ -104,22 +104,19 @@ fn attributes(bytes: &[u8]) -> Option<impl Iterator<Item = (u8, &[u8])>> {
     {
         return None;
     }
-    let next = |rest: &mut Reader<'_>| {
-        let kind = rest.u8()?;
-        let len = usize::from(rest.u8()?).checked_sub(2)?;
-        rest.take(len)?;
-        Some(kind)
-    };
     let mut rest = Reader(bytes.get(FRONT_BYTES..)?);
     while !rest.0.is_empty() {
-        next(&mut rest)?;
+        attribute(&mut rest)?;
     }
     let mut rest = Reader(bytes.get(FRONT_BYTES..)?);
-    Some(std::iter::from_fn(move || {
-        let kind = rest.u8()?;
-        let len = usize::from(rest.u8()?).checked_sub(2)?;
-        Some((kind, rest.take(len)?))
-    }))
+    Some(std::iter::from_fn(move || attribute(&mut rest)))
+}
+
+/// Its length counts kind and length too.
+fn attribute<'a>(rest: &mut Reader<'a>) -> Option<(u8, &'a [u8])> {
+    let kind = rest.u8()?;
+    let len = usize::from(rest.u8()?).checked_sub(2)?;
+    Some((kind, rest.take(len)?))
 }
 
 #[cfg(test)]

@@ -1,7 +1,10 @@
 //! What is said in every protocol, and that each is known as itself and as nothing else. Samples stand beside their
 //! parsers; talks of real servers and clients are in `tests/dpi/captures`.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use super::{
     inspect::Inspection,
@@ -89,17 +92,17 @@ fn claimed(transport: Transport, says: &[(Side, Vec<u8>)]) -> Vec<&'static str> 
     claims
 }
 
-/// The protocol that a closer name begins as.
-fn base(app: &str) -> &str {
+/// The protocol as which it begins, where the name is a closer one.
+fn base<'a>(app: &'a str, info: &str) -> &'a str {
     match app {
         "grpc" => "http2",
-        "websocket" => "http",
+        _ if info.contains(" upgrade=") => "http",
         app => app,
     }
 }
 
 fn check(name: &str, app: &str, transport: Transport, says: &[(Side, Vec<u8>)], info: &str) {
-    assert_eq!(claimed(transport, says), [base(app)], "{name}");
+    assert_eq!(claimed(transport, says), [base(app, info)], "{name}");
     let whole = play(transport, says, usize::MAX);
     assert_eq!((whole.0, whole.1.as_str()), (Some(app), info), "{name}");
     if transport == Transport::Tcp {
@@ -155,30 +158,77 @@ fn talk(text: &str) -> (String, Says) {
     (info, says)
 }
 
-#[test]
-fn talks_of_real_servers_and_clients() {
+/// Name, app, transport, what is said and told, of each talk that is kept.
+fn captures() -> Vec<(String, String, Transport, Says, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dpi/captures");
-    let mut files: Vec<_> = fs::read_dir(folder)
-        .unwrap()
-        .map(|file| file.unwrap().path())
-        .collect();
+    let files = fs::read_dir(folder).unwrap();
+    let mut files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
     files.sort();
-    assert!(!files.is_empty());
-    let mut talks = Vec::new();
-    for file in files {
+    let read = |file: &PathBuf| {
         // As `mysql-mariadb.tcp`.
         let name = file.file_name().unwrap().to_str().unwrap();
-        let app = name.split(['-', '.']).next().unwrap().to_owned();
+        let app = name.split(['-', '.']).next().unwrap();
         let transport = match file.extension().unwrap().to_str().unwrap() {
             "tcp" => Transport::Tcp,
             _ => Transport::Udp,
         };
-        let (info, says) = talk(&fs::read_to_string(&file).unwrap());
+        let (info, says) = talk(&fs::read_to_string(file).unwrap());
+        (name.to_owned(), app.to_owned(), transport, says, info)
+    };
+    files.iter().map(read).collect()
+}
+
+#[test]
+fn talks_of_real_servers_and_clients() {
+    let all = captures();
+    assert!(all.len() > 30);
+    for (name, app, transport, says, info) in all {
         println!("{name}: {}", play(transport, &says, usize::MAX).1);
-        talks.push((name.to_owned(), app, transport, says, info));
-    }
-    for (name, app, transport, says, info) in talks {
         check(&name, &app, transport, &says, &info);
+    }
+}
+
+#[test]
+fn changed_talks_panic_nowhere_and_are_read_alike_however_cut() {
+    let mut state = 0x0123_4567_89ab_cdef;
+    let samples = PARSERS.iter().flat_map(|parser| parser.samples());
+    let owned = |sample: &Sample| {
+        let says = sample
+            .says
+            .iter()
+            .map(|(side, bytes)| (*side, bytes.to_vec()));
+        (sample.transport, says.collect::<Says>())
+    };
+    let mut all: Vec<(Transport, Says)> = samples.map(owned).collect();
+    all.extend(
+        captures()
+            .into_iter()
+            .map(|(_, _, transport, says, _)| (transport, says)),
+    );
+    for (transport, says) in all {
+        for _ in 0..60 {
+            let mut says = says.clone();
+            for _ in 0..1 + random(&mut state) % 3 {
+                let turn = random(&mut state) as usize % says.len();
+                let bytes = &mut says[turn].1;
+                // Most of what is judged stands in front.
+                let at = random(&mut state) as usize % bytes.len().clamp(1, 80);
+                match (random(&mut state) % 4, bytes.get_mut(at)) {
+                    (0, _) => bytes.truncate(at),
+                    (1, Some(byte)) => {
+                        *byte = [0, 1, 0x7f, 0x80, 0xff][random(&mut state) as usize % 5]
+                    }
+                    (_, Some(byte)) => *byte ^= 1 << (random(&mut state) % 8),
+                    _ => {}
+                }
+            }
+            let whole = play(transport, &says, usize::MAX);
+            let parts = play(transport, &says, 1);
+            assert_eq!(whole.0, parts.0, "{says:?}");
+            if whole.0.is_some() && transport == Transport::Udp {
+                assert_eq!(whole.1, parts.1);
+            }
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     lines::{end_of_head, header, is_word, line, may_start},
-    registry::{Head, Info, Parser, Probe, Side, Step, Transport},
+    registry::{Head, Info, Parser, Probe, Step, Transport},
 };
 
 /// Bytes of a first line.
@@ -137,7 +137,10 @@ pub fn probe(head: &Head<'_>, version: &[u8], schemes: &[&[u8]]) -> Probe {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{registry::check::*, samples::Sample};
+    use super::super::{
+        registry::{Side, check::*},
+        samples::Sample,
+    };
     use super::*;
 
     pub const SAMPLES: &[Sample] = &[
