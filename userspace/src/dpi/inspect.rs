@@ -1,6 +1,8 @@
 //! What is kept of a flow until its protocol is known and both sides' heads are read: their first bytes, and what came
 //! too early. Nothing is copied where one segment says it all.
 
+use std::sync::LazyLock;
+
 use super::registry::{Head, Info, PARSERS, Probe, Side, Step, Transport};
 
 /// Bytes of a direction that are kept while its protocol is not known.
@@ -236,13 +238,21 @@ impl Inspection {
     }
 }
 
+/// Bits of [`PARSERS`] by what carries them: asked once, not for each flow.
+static CANDIDATES: LazyLock<[u64; 2]> = LazyLock::new(|| {
+    [Transport::Tcp, Transport::Udp].map(|transport| {
+        let all = PARSERS.iter().enumerate();
+        let over = all.filter(|(_, parser)| parser.is_over(transport));
+        over.map(|(at, _)| 1 << at).sum()
+    })
+});
+
 fn candidates(transport: Transport) -> u64 {
-    let is_over =
-        |(at, parser): (usize, &&dyn super::registry::Parser)| match parser.is_over(transport) {
-            true => 1 << at,
-            false => 0u64,
-        };
-    PARSERS.iter().enumerate().map(is_over).sum()
+    let [tcp, udp] = *CANDIDATES;
+    match transport {
+        Transport::Tcp => tcp,
+        Transport::Udp => udp,
+    }
 }
 
 const _: () = assert!(PARSERS.len() <= 64, "a bit a parser");

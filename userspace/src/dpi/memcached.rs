@@ -140,6 +140,9 @@ fn command(bytes: &[u8]) -> Option<Option<Command<'_>>> {
         let is_right = |b: &u8| *b >= b' ' || *b == b'\r';
         return (bytes.len() < MAX_LINE_BYTES && bytes.iter().all(is_right)).then_some(None);
     };
+    if text.iter().any(|b| *b < b' ') {
+        return None;
+    }
     let words: Vec<_> = text
         .split(|b| *b == b' ')
         .filter(|word| !word.is_empty())

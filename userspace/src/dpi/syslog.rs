@@ -10,6 +10,8 @@ use super::{
 const MAX_PRIORITY: u32 = 191;
 /// Bytes in which the time must have come.
 const MAX_FRONT_BYTES: usize = 64;
+/// Bytes of a time, with all its digits and its zone.
+const MAX_TIME_BYTES: usize = 40;
 /// Facilities and severities by number (RFC 5424 §6.2.1).
 const FACILITIES: [&str; 24] = [
     "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv",
@@ -193,8 +195,8 @@ fn time(text: &[u8]) -> Option<Option<&[u8]>> {
     if !text.iter().take(19).enumerate().all(is_right) {
         return None;
     }
-    let Some(end) = text.iter().position(|b| *b == b' ') else {
-        return (text.len() < 40).then_some(None);
+    let Some(end) = text.iter().take(MAX_TIME_BYTES).position(|b| *b == b' ') else {
+        return (text.len() < MAX_TIME_BYTES).then_some(None);
     };
     (end >= 19 && is_text(&text[..end])).then_some(Some(&text[end + 1..]))
 }
