@@ -250,7 +250,7 @@ mod tests {
                     b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
                 ),
             ],
-            info: "method=GET host=a path=/ status=101 upgrade=h2c",
+            info: "method=GET host=a path=/ version=1.1 status=101 upgrade=h2c",
         },
         Sample {
             app: "http",
