@@ -1,10 +1,10 @@
 //! `flow`: the live flows, one row each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use clap::{Args, Subcommand};
-use fsm_common::maps::name;
+use fsm_common::maps::{feature, name};
 use ipnet::IpNet;
 use serde_json::json;
 
@@ -12,9 +12,11 @@ use super::flush::flush;
 use super::out::{Out, table};
 use super::words::{proto, seconds};
 use super::{Failure, Global, pins};
+use crate::api::Request;
 use crate::config::{self, ValueError};
 use crate::maps::Maps;
 use crate::view;
+use crate::view::dpi::SessionRow;
 use crate::view::flow::FlowRow;
 use crate::view::state::{self, State};
 
@@ -62,6 +64,9 @@ fn known_state(text: &str) -> Result<&'static str, ValueError> {
         .copied()
         .ok_or_else(|| ValueError::unknown("state", text, &names))
 }
+
+/// Sessions that are asked for their protocols.
+const MAX_APPS: usize = 65_536;
 
 impl Filter {
     /// Whether a flow is meant.
@@ -132,9 +137,37 @@ pub fn run(global: &Global, verb: Flow) -> Result<(), Failure> {
 
 fn list(global: &Global, filter: &Filter) -> Result<(), Failure> {
     let maps = global.maps()?;
+    let apps = apps(global, &maps)?;
     let mut list = Out::new(global.output).list();
-    each_row(global, &maps, filter, |row| Ok(list.push(&row)?))?;
+    each_row(global, &maps, filter, |mut row| {
+        let ends = (row.src, row.sport, row.dst, row.dport);
+        row.app = apps.get(&(ends, row.proto.to_string())).cloned();
+        Ok(list.push(&row)?)
+    })?;
     Ok(list.end()?)
+}
+
+/// A flow's client and server.
+type Ends = (IpAddr, u16, IpAddr, u16);
+
+/// Protocols that the daemon's workers have recognised, by the flow's ends; none where no daemon inspects.
+fn apps(global: &Global, maps: &Maps) -> Result<HashMap<(Ends, String), String>, Failure> {
+    let mut apps = HashMap::new();
+    if maps.settings()?.features & feature::INSPECT == 0 {
+        return Ok(apps);
+    }
+    let request = Request::DpiSessions { limit: MAX_APPS };
+    let rows = global.ask(&request).map(|response| response.data);
+    let rows: Vec<SessionRow> = rows
+        .ok()
+        .and_then(|data| serde_json::from_value(data).ok())
+        .unwrap_or_default();
+    for row in rows {
+        if let (Ok(src), Ok(dst), Some(app)) = (row.src.parse(), row.dst.parse(), row.app) {
+            apps.insert(((src, row.sport, dst, row.dport), row.proto), app);
+        }
+    }
+    Ok(apps)
 }
 
 fn count(global: &Global, filter: &Filter) -> Result<(), Failure> {

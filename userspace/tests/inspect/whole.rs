@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 use fsm_fastpath::lab::{self, Host, Lab, Opts};
 
 use super::{app_flows, assert_nothing_lost, dpi, lab, sum, who, workers};
-use crate::traffic::{BINARY, alone, wait_for};
+use crate::traffic::{BINARY, alone, flows, wait_for};
 use std::time::Duration;
 
 #[test]
@@ -153,6 +153,15 @@ fn download_tls_and_names(workers_: usize) {
     assert!(app_flows(&lab, "http") >= 20);
     assert!(app_flows(&lab, "tls") >= 2);
     assert!(app_flows(&lab, "dns") >= 2);
+    let listed = flows(
+        &lab,
+        &["--src", "10.1.0.2", "--port", "8080", "--proto", "tcp"],
+    );
+    let is_http = |row: &serde_json::Value| row["app"] == "http";
+    assert!(
+        listed.iter().any(is_http),
+        "flow list names no app: {listed:#?}"
+    );
     // Both directions of each flow at one worker.
     let sessions = lab.fsm(&["dpi", "sessions"]).unwrap();
     let mut ends = BTreeSet::new();
