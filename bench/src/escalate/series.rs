@@ -61,6 +61,6 @@ mod tests {
         let samples = read(&samples, 106).unwrap();
         let rate = rate(&samples, s(2.0), s(3.0)).unwrap();
         assert!((rate - 1000.0).abs() < 1.0, "{rate}");
-        assert!(read(&json!([[1, 10, 10 * 107]]), 106).is_err());
+        assert!(read(&json!([[1, 1000, 1000 * 107]]), 106).is_err());
     }
 }

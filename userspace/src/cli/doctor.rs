@@ -57,6 +57,7 @@ pub fn run(global: &Global) -> Result<(), Failure> {
         ),
         rp_filter(read("/proc/sys/net/ipv4/conf/all/rp_filter").trim()),
         syn_cookies(&Sysctls::read()),
+        af_xdp(crate::xsk::is_there().err()),
     ];
     let failed = findings.iter().any(|finding| finding.result == "fail");
     Out::new(global.output).rows(findings)?;
@@ -236,6 +237,19 @@ fn syn_cookies(sysctls: &Sysctls) -> Finding {
         (Some(lack), _) => finding("SYN cookies", "warn", found, lack),
         (None, Some(less)) => finding("SYN cookies", "ok", found, less),
         (None, None) => finding("SYN cookies", "ok", found, ""),
+    }
+}
+
+/// What `[dpi]` needs.
+fn af_xdp(error: Option<std::io::Error>) -> Finding {
+    let lack = match error.as_ref().and_then(std::io::Error::raw_os_error) {
+        Some(libc::EAFNOSUPPORT) => "inspection needs a kernel with CONFIG_XDP_SOCKETS",
+        Some(libc::EPERM) => "inspection needs CAP_NET_RAW: run as root",
+        _ => "",
+    };
+    match error {
+        None => finding("AF_XDP", "ok", "there".into(), ""),
+        Some(error) => finding("AF_XDP", "warn", error.to_string(), lack),
     }
 }
 

@@ -10,5 +10,5 @@ pub mod ring;
 pub mod socket;
 pub mod umem;
 
-pub use socket::{Options, Socket, XskError};
+pub use socket::{Options, Socket, XskError, is_there};
 pub use umem::{Frame, Umem};

@@ -74,6 +74,24 @@ pub struct XskStats {
     pub tx_empty: u64,
 }
 
+fn open() -> io::Result<OwnedFd> {
+    // SAFETY: plain call; the result is checked.
+    let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given us this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Whether this process may have such sockets on this kernel.
+///
+/// # Errors
+/// What the kernel says.
+pub fn is_there() -> io::Result<()> {
+    open().map(drop)
+}
+
 /// A bound socket. The rings are the kernel's own terms: addresses from the beginning of the [`Umem`].
 #[derive(Debug)]
 pub struct Socket {
@@ -123,13 +141,7 @@ impl Socket {
                 source,
             }
         };
-        // SAFETY: plain call; the result is checked.
-        let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-        if fd < 0 {
-            return Err(fail("socket")(io::Error::last_os_error()));
-        }
-        // SAFETY: the kernel has just given us this descriptor.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let fd = open().map_err(fail("socket"))?;
         // Sending allocates kernel memory until the packet is gone: as much as a TX ring of frames may take.
         let buffer = (options.tx * umem.chunk() * 2) as libc::c_int;
         set(&fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &buffer).map_err(fail("send buffer"))?;
