@@ -277,8 +277,7 @@ fn verify(objects: &mut [&mut Ebpf]) -> Result<(), LoadError> {
         let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         running
             .into_iter()
-            .map(|thread| thread.join().expect("it does not panic"))
-            .collect()
+            .try_for_each(|thread| thread.join().expect("it does not panic"))
     })
 }
 
