@@ -133,7 +133,7 @@ async fn serve(config: Config, path: PathBuf) -> anyhow::Result<()> {
     server::listen(&api, questions)?;
     let (events, mut changed) = mpsc::channel(64);
     watch::start(events).context("netlink cannot be watched")?;
-    let sweep = sweep::Sweep::new(&node.maps.dir)?;
+    let sweep = sweep::Sweep::new(&node.maps.dir)?.paced();
     let (reports, mut reported) = mpsc::channel(64);
     let mut daemon = Daemon {
         node,

@@ -4,7 +4,12 @@
 //!
 //! When the main table is nearly full, the flows that have been idle for longest go first ([`Pressure`]).
 
-use std::{collections::BTreeMap, os::fd::AsFd as _, path::Path};
+use std::{
+    collections::BTreeMap,
+    os::fd::AsFd as _,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use aya::{
     Pod,
@@ -27,6 +32,10 @@ use crate::{
 /// Entries read in one slice; a slice of this size takes some milliseconds.
 const SLICE: usize = 4096;
 const NS_PER_S: u64 = 1_000_000_000;
+/// See [`Sweep::paced`].
+const REST: u32 = 100;
+/// The same.
+const LONGEST_REST: Duration = Duration::from_secs(5);
 
 type Flows<A> = HashMap<MapData, FlowKey<A>, Flow<A>>;
 type Origins = HashMap<MapData, OriginKey, Origin>;
@@ -36,12 +45,18 @@ pub struct Sweep {
     main: (Table, Table),
     half: (Table, Table),
     pressure: Pressure,
+    /// Passes are followed by a rest.
+    is_paced: bool,
 }
 
 struct Table {
     name: &'static str,
     map: MapData,
     batch: Batch,
+    /// Time that this pass has taken so far.
+    spent: Duration,
+    /// When the next pass may begin.
+    rest_until: Option<Instant>,
     /// Being counted in this pass, and as counted by the last whole one.
     census: [Census; 2],
 }
@@ -129,6 +144,8 @@ impl Sweep {
                 name,
                 map,
                 batch: Batch::default(),
+                spent: Duration::ZERO,
+                rest_until: None,
                 census: Default::default(),
             })
         };
@@ -136,7 +153,18 @@ impl Sweep {
             main: (table(name::FSM_XFLOW)?, table(name::FSM_XFLOW6)?),
             half: (table(name::FSM_HALF)?, table(name::FSM_HALF6)?),
             pressure: Pressure::default(),
+            is_paced: false,
         })
+    }
+
+    /// Has each pass over a table followed by a rest of [`REST`] times as long as it took, [`LONGEST_REST`] at most,
+    /// while there is room: an empty table costs as much to walk through as a full one, and the core that does it has
+    /// packets to handle too.
+    pub fn paced(self) -> Self {
+        Self {
+            is_paced: true,
+            ..self
+        }
     }
 
     /// Flows and entries as the last whole pass over each table has counted them.
@@ -169,7 +197,11 @@ impl Sweep {
         let none = Pressure::default();
         let (full, xopt, half) = (self.pressure, &mut maps.xopt, &mut maps.xopt_half);
         let mut swept = Swept::default();
+        let may_rest = self.is_paced && !self.is_pressed();
         let (main, small) = (&mut self.main, &mut self.half);
+        for table in [&mut main.0, &mut main.1, &mut small.0, &mut small.1] {
+            table.rest_until = table.rest_until.filter(|_| may_rest);
+        }
         swept.add(main.0.sweep(&mut maps.flow4, xopt, conntrack, full, now_ns));
         swept.add(main.1.sweep(&mut maps.flow6, xopt, conntrack, full, now_ns));
         swept.add(
@@ -236,6 +268,10 @@ impl Table {
         Flow<A>: Pod,
     {
         let mut swept = Swept::default();
+        let begin = Instant::now();
+        if self.batch.is_at_start() && self.rest_until.is_some_and(|until| begin < until) {
+            return swept;
+        }
         for (key, flow) in self.slice::<A>() {
             swept.seen += 1;
             let Some(over) = self.judge(&key, &flow, flows, conntrack, pressure, now_ns) else {
@@ -252,6 +288,11 @@ impl Table {
                     Over::Evicted => swept.evicted += ended,
                 }
             }
+        }
+        self.spent += begin.elapsed();
+        if self.batch.is_at_start() {
+            let rest = (std::mem::take(&mut self.spent) * REST).min(LONGEST_REST);
+            self.rest_until = Some(begin + rest);
         }
         swept
     }
