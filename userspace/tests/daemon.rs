@@ -93,18 +93,25 @@ fn a_deny_ends_a_live_flow_at_its_next_packet_and_taking_it_back_lets_new_ones_t
     ])
     .unwrap();
     let start = Instant::now();
+    while drops(&lab, "acl_deny") == 0 {
+        assert!(
+            start.elapsed() < Duration::from_secs(3),
+            "none of its packets was denied"
+        );
+    }
+    // What the app's socket holds by then, up to 32 MB, is read at 5 MB/s; undenied it would succeed after 20 s.
     let ended = loop {
         if let Some(status) = download.try_wait().unwrap() {
             break status;
         }
         assert!(
-            start.elapsed() < Duration::from_secs(15),
+            start.elapsed() < Duration::from_secs(35),
             "the denied download goes on"
         );
         sleep(Duration::from_millis(100));
     };
     assert!(!ended.success(), "the denied download has succeeded");
-    assert!(drops(&lab, "acl_deny") > 0);
+    println!("ended after {:?}", start.elapsed());
     assert_eq!(who(&lab.app1(), "http://20.0.0.2:8080/who"), None);
 
     lab.fsm(&["acl", "del", "20.0.0.2", "--proto", "tcp"])
